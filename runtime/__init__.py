@@ -1,0 +1,1 @@
+"""What every process shares; the only place that knows the environment, the clock and the clients."""
