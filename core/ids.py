@@ -3,6 +3,8 @@
 All are UUIDv5 under namespaces of Newswire's own (RFC 9562, section 5.5).
 """
 
+import base64
+import hashlib
 import uuid
 import zlib
 from datetime import UTC, date, datetime
@@ -51,6 +53,11 @@ def split_delivery_id(value: str) -> tuple[date, uuid.UUID]:
     if len(day) != 8 or not day.isdigit():
         raise ValueError(f"{value!r} is no delivery id: expected YYYYMMDD-uuid, such as 20261123-{uuid.UUID(int=0)}")
     return date(int(day[:4]), int(day[4:6]), int(day[6:])), uuid.UUID(rest)
+
+
+def discord_nonce(delivery_id: str) -> str:
+    """Return the nonce of a delivery on Discord: base64url of 16 bytes of its SHA-256, 22 characters of at most 25."""
+    return base64.urlsafe_b64encode(hashlib.sha256(delivery_id.encode()).digest()[:16]).rstrip(b"=").decode()
 
 
 def event_id(*parts: str) -> str:

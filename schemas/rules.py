@@ -1,0 +1,219 @@
+"""The rules of events beyond their types: what upstream, people and the CLI hand in is checked here before it counts.
+
+The CLI validates before it produces, the streams when an event came by Kafka. Messages name the field and say what is
+expected; a personal value is never repeated. Events without rules here are written by Newswire alone.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from core.errors import EventRefused
+from core.ids import tick_id
+from core.names import CHANNELS, PRIORITIES
+from schemas import checks as c
+
+MAX_ALERT_LIFE: Final = timedelta(days=5)
+"""Nothing is worth sending for longer; the ledger keeps its partitions so long."""
+
+Value = Mapping[str, Any]
+Problem = tuple[str, str] | None
+_NAME: Final = c.text(200)
+_REASON: Final = c.text(1_000)
+_POSITIVE: Final = c.between(1, 2**31 - 1)
+_QUALITY: Final = c.between(0, 1)
+_CHANNELS: Final = c.each(c.channel, most=len(CHANNELS))
+_TAGS: Final = c.each(c.text(100), most=100)
+_SLUGS: Final = c.each(c.slug, most=1_000)
+_LANGUAGES: Final = c.each(c.language, most=200)
+_EVIDENCE_FIELDS: Final = {"subscriber_id": c.uuid, "publication_id": c.uuid, "delivery_id": c.text(60), "channel": c.channel}
+_NOTICE: Final = {"subscriber_id": c.uuid, "delivery_id": c.text(60), "channel": c.channel, "provider_event_id": c.text(500)}
+
+FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
+    "PublicationSubmitted": {
+        "publication_id": c.uuid,
+        "revision": _POSITIVE,
+        "content_type": c.text(100),
+        "title": c.text(2_000),
+        "summary": c.text(50_000, empty=True),
+        "body": c.text(400_000, empty=True),
+        "url": c.url,
+        "authors": c.each(c.text(500), most=10_000, unique=False),
+        "topics": c.topics,
+        "language": c.language,
+        "attributes": c.labels,
+    },
+    "PublicationRetracted": {"publication_id": c.uuid, "reason": _REASON, "retracted_by": _NAME},
+    "AlertRaised": {
+        "alert_id": c.uuid,
+        "publication_id": c.uuid,
+        "title": c.text(500),
+        "body": c.text(50_000, empty=True),
+        "url": c.url,
+        "topics": c.topics,
+        "language": c.language,
+        "priority": c.one_of(*PRIORITIES),
+        "dedup_key": _NAME,
+        "quality": _QUALITY,
+    },
+    "AlertUpdated": {"alert_id": c.uuid, "title": c.text(500), "body": c.text(50_000, empty=True), "url": c.url},
+    "AlertCancelled": {"alert_id": c.uuid, "reason": _REASON},
+    "Tick": {"tick_id": c.uuid, "newsletter_id": c.slug, "requested_by": _NAME},
+    "SubscriberRegistered": {"subscriber_id": c.uuid, "time_zone": c.time_zone, "language": c.language, "tags": _TAGS},
+    "PreferencesChanged": {
+        "subscriber_id": c.uuid,
+        "time_zone": c.time_zone,
+        "language": c.language,
+        "topics": c.topics,
+        "channels": _CHANNELS,
+        "urgent_channels": _CHANNELS,
+        "newsletters": _SLUGS,
+        "quiet_hours": c.quiet_hours,
+        "local_minute": lambda value: None if value == -1 else c.local_minute(value),
+        "alerts_a_day": c.between(-1, 1_000),
+        "tags": _TAGS,
+    },
+    "ChannelLinked": {"subscriber_id": c.uuid, "channel": c.channel},
+    "ChannelVerified": {
+        "subscriber_id": c.uuid,
+        "channel": c.channel,
+        "method": c.one_of("confirmation_link", "operator", "imported"),
+    },
+    "ChannelUnlinked": {
+        "subscriber_id": c.uuid,
+        "channel": c.channel,
+        "reason": c.one_of("requested", "bounced", "complained", "disabled", "replaced"),
+    },
+    "SubscriberUnsubscribed": {
+        "subscriber_id": c.uuid,
+        "newsletter_id": c.slug,
+        "kind": c.one_of("newsletter", "alerts", "all"),
+        "via": c.one_of("one_click", "page", "cli", "provider"),
+        "delivery_id": c.text(60),
+    },
+    "SubscriberErased": {"subscriber_id": c.uuid, "requested_by": c.one_of("subscriber", "operator")},
+    "ContentOpened": {**_EVIDENCE_FIELDS, "evidence": c.one_of("pixel", "pixel_proxy", "api")},
+    "ContentClicked": {**_EVIDENCE_FIELDS, "evidence": c.one_of("click", "scanner", "api"), "link": c.between(0, 10_000)},
+    "ReactionAdded": {**_EVIDENCE_FIELDS, "reaction": c.text(100)},
+    "ReactionRemoved": {**_EVIDENCE_FIELDS, "reaction": c.text(100)},
+    "ProviderAccepted": _NOTICE,
+    "ProviderDelivered": _NOTICE,
+    "DeliveryBounced": _NOTICE,
+    "ComplaintReceived": _NOTICE,
+    "EndpointDisabled": {**_NOTICE, "reason": c.one_of("gone", "failing")},
+    "NewsletterDefined": {
+        "newsletter_id": c.slug,
+        "revision": _POSITIVE,
+        "name": _NAME,
+        "subject": _NAME,
+        "days": c.each(c.between(1, 7), least=1, most=7),
+        "local_minute": c.local_minute,
+        "audience_topics": _TAGS,
+        "audience_languages": _LANGUAGES,
+        "audience_tags": _TAGS,
+        "audience_channels": _CHANNELS,
+        "content_types": _TAGS,
+        "max_age_h": c.between(1, 8_760),
+        "min_quality": _QUALITY,
+        "max_items": c.between(1, 20),
+        "half_life_h": c.between(0.1, 8_760),
+        "template": c.slug,
+        "from_name": _NAME,
+        "from_address": c.mail_address,
+        "reply_to": c.mail_address,
+        "postal_address": c.text(500),
+    },
+    "ControlChanged": {"action": c.one_of("stop", "resume"), "reason": _REASON, "changed_by": _NAME},
+    "ExperimentStarted": {
+        "experiment_id": c.slug,
+        "newsletter_id": c.slug,
+        "seed": _NAME,
+        "variants": c.each(c.text(100), least=2, most=20),
+    },
+    "ExperimentStopped": {"experiment_id": c.slug, "reason": _REASON},
+}
+"""The rules of single fields, by event; a field that is null or left out is not looked at."""
+
+
+def validate(name: str, value: Value) -> None:
+    """Return when an event obeys its rules; EventRefused names the first field that does not.
+
+    Types are the schema's and the codec's business; address and name are looked at while they are Clear text only.
+    """
+    for field, check in FIELDS.get(name, {}).items():
+        given = value.get(field)
+        if given is not None:
+            problem = check(given)
+            if problem is not None:
+                raise EventRefused(name, field, problem)
+    found = _ACROSS[name](value) if name in _ACROSS else None
+    if found is not None:
+        raise EventRefused(name, *found)
+
+
+def _alert(value: Value) -> Problem:
+    expires_at: datetime | None = value.get("expires_at")
+    if expires_at is None:
+        return None
+    if expires_at <= value["raised_at"]:
+        return "expires_at", "is not after raised_at; expected a later instant"
+    if expires_at - value["raised_at"] > MAX_ALERT_LIFE:
+        return "expires_at", "is more than 5 days after raised_at; expected at most 5 days"
+    return None
+
+
+def _tick(value: Value) -> Problem:
+    minute: datetime = value["minute"]
+    if minute.second or minute.microsecond:
+        return "minute", "is no whole minute"
+    if value["tick_id"] != tick_id(minute, value.get("newsletter_id")):
+        return "tick_id", "is not the id of this minute and newsletter_id"
+    return None
+
+
+def _registered(value: Value) -> Problem:
+    name = value.get("name")
+    problem = _NAME(name) if isinstance(name, str) else None
+    return ("name", problem) if problem else None
+
+
+def _linked(value: Value) -> Problem:
+    address = value["address"]
+    problem = c.address(value["channel"], address) if isinstance(address, str) else None
+    return ("address", problem) if problem else None
+
+
+def _unsubscribed(value: Value) -> Problem:
+    if value["kind"] == "newsletter" and value.get("newsletter_id") is None:
+        return "newsletter_id", "is missing; expected the newsletter, because kind is newsletter"
+    if value["kind"] != "newsletter" and value.get("newsletter_id") is not None:
+        return "newsletter_id", f"is set although kind is {value['kind']}; expected null"
+    return None
+
+
+def _control(value: Value) -> Problem:
+    what, _, rest = value["control_id"].partition("/")
+    if value["control_id"] == "all" or (what == "channel" and rest in CHANNELS) or (what == "source" and rest):
+        return None
+    return "control_id", "is unknown; expected all, channel/<channel> or source/<source_id>"
+
+
+def _experiment(value: Value) -> Problem:
+    weights = value["weights"]
+    if len(weights) != len(value["variants"]):
+        return "weights", f"has {len(weights)} entries for {len(value['variants'])} variants; expected one for each"
+    if not all(weight > 0 for weight in weights) or not math.isclose(sum(weights), 1, abs_tol=1e-6):
+        return "weights", "expected shares above 0 that sum to 1"
+    return None
+
+
+_ACROSS: Final[Mapping[str, Callable[[Value], Problem]]] = {
+    "AlertRaised": _alert,
+    "Tick": _tick,
+    "SubscriberRegistered": _registered,
+    "ChannelLinked": _linked,
+    "SubscriberUnsubscribed": _unsubscribed,
+    "ControlChanged": _control,
+    "ExperimentStarted": _experiment,
+}
