@@ -23,15 +23,25 @@ class Settings:
     """Immutable settings of one process; `Settings.load()` reads them."""
 
     kafka_bootstrap_servers: str = _setting("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092", "Brokers, host:port, comma-separated.")
-    schema_registry_url: str = _setting("SCHEMA_REGISTRY_URL", "http://127.0.0.1:8081/apis/ccompat/v7", "Confluent-compatible registry.")
+    schema_registry_url: str = _setting(
+        "SCHEMA_REGISTRY_URL", "http://127.0.0.1:8081/apis/ccompat/v7", "Confluent-compatible registry."
+    )
     database_url: str = _setting("DATABASE_URL", "", "PostgreSQL with the read-only role, for api.* views.")
-    owner_database_url: str = _setting("NEWSWIRE_OWNER_DATABASE_URL", "", "PostgreSQL role that may create databases and roles; migrations only.")
+    owner_database_url: str = _setting(
+        "NEWSWIRE_OWNER_DATABASE_URL", "", "PostgreSQL role that may create databases and roles; migrations only."
+    )
     ledger_database_url: str = _setting("NEWSWIRE_LEDGER_DATABASE_URL", "", "Role of the sinks: ledger and consent.")
-    streams_database_url: str = _setting("NEWSWIRE_STREAMS_DATABASE_URL", "", "Role of the streams: chunks that fan-out has expanded.")
+    streams_database_url: str = _setting(
+        "NEWSWIRE_STREAMS_DATABASE_URL", "", "Role of the streams: chunks that fan-out has expanded."
+    )
     projections_database_url: str = _setting("NEWSWIRE_PROJECTIONS_DATABASE_URL", "", "Role of the projections.")
     keys_database_url: str = _setting("NEWSWIRE_KEYS_DATABASE_URL", "", "Database of the subjects' data keys; one of its own.")
-    master_key_file: str = _setting("NEWSWIRE_MASTER_KEY_FILE", "", "File with the local master key (32 bytes in hex) that wraps the key-encryption keys.")
-    token_keys: str = _setting("NEWSWIRE_TOKEN_KEYS", "", "Keys of link tokens, id:hex, comma-separated; the first signs, all verify.")
+    master_key_file: str = _setting(
+        "NEWSWIRE_MASTER_KEY_FILE", "", "File with the local master key (32 bytes in hex) that wraps the key-encryption keys."
+    )
+    token_keys: str = _setting(
+        "NEWSWIRE_TOKEN_KEYS", "", "Keys of link tokens, id:hex, comma-separated; the first signs, all verify."
+    )
     receipt_key: str = _setting("NEWSWIRE_RECEIPT_KEY", "", "Key in hex of the hashes of provider receipts and addresses.")
     edge_url: str = _setting("NEWSWIRE_EDGE_URL", "http://127.0.0.1:8090", "Public address of the edge, in unsubscribe links.")
     edge_port: int = _setting("NEWSWIRE_EDGE_PORT", 8090, "Port that the edge listens on.")
@@ -41,23 +51,48 @@ class Settings:
     scoring_timeout_s: float = _setting("NEWSWIRE_SCORING_TIMEOUT_S", 2.0, "Longest wait for one score.")
     ses_endpoint_url: str = _setting("NEWSWIRE_SES_ENDPOINT_URL", "", "SES endpoint; empty means Amazon's own, which needs live.")
     ses_region: str = _setting("NEWSWIRE_SES_REGION", "eu-west-1", "SES region.")
-    ses_configuration_set: str = _setting("NEWSWIRE_SES_CONFIGURATION_SET", "newswire", "Configuration set that publishes SES events.")
+    ses_configuration_set: str = _setting(
+        "NEWSWIRE_SES_CONFIGURATION_SET", "newswire", "Configuration set that publishes SES events."
+    )
     slack_base_url: str = _setting("NEWSWIRE_SLACK_BASE_URL", "", "Slack Web API; empty means Slack's own, which needs live.")
     slack_token: str = _setting("NEWSWIRE_SLACK_TOKEN", "", "Slack bot token.")
-    discord_base_url: str = _setting("NEWSWIRE_DISCORD_BASE_URL", "", "Discord REST API; empty means Discord's own, which needs live.")
+    discord_base_url: str = _setting(
+        "NEWSWIRE_DISCORD_BASE_URL", "", "Discord REST API; empty means Discord's own, which needs live."
+    )
     discord_token: str = _setting("NEWSWIRE_DISCORD_TOKEN", "", "Discord bot token.")
-    webhook_allow_http_loopback: bool = _setting("NEWSWIRE_WEBHOOK_ALLOW_HTTP_LOOPBACK", False, "Allow http webhooks on loopback: sandbox only.")
+    webhook_allow_http_loopback: bool = _setting(
+        "NEWSWIRE_WEBHOOK_ALLOW_HTTP_LOOPBACK", False, "Allow http webhooks on loopback: sandbox only."
+    )
     live: bool = _setting("NEWSWIRE_LIVE", False, "Speak to real providers.")
-    allow_list: str = _setting("NEWSWIRE_ALLOW_LIST", "", "With live: recipients that may be sent to, comma-separated; * lifts it.")
+    allow_list: str = _setting(
+        "NEWSWIRE_ALLOW_LIST", "", "With live: recipients that may be sent to, comma-separated; * lifts it."
+    )
+    topic_prefix: str = _setting("NEWSWIRE_TOPIC_PREFIX", "newswire", "What every topic and consumer group begins with.")
     shards: int = _setting("NEWSWIRE_SHARDS", 12, "Partitions of the topics keyed by subscriber; never changed once data exists.")
-    replication_factor: int = _setting("NEWSWIRE_REPLICATION_FACTOR", 1, "Of topics that `newswire schemas` creates; 3 in production.")
-    newsletter_chunks: int = _setting("NEWSWIRE_NEWSLETTER_CHUNKS", 4, "Chunks a shard of a newsletter's slot; at most 2,500 subscribers in each.")
+    replication_factor: int = _setting(
+        "NEWSWIRE_REPLICATION_FACTOR", 1, "Of topics that `newswire schemas` creates; 3 in production."
+    )
+    newsletter_chunks: int = _setting(
+        "NEWSWIRE_NEWSLETTER_CHUNKS", 4, "Chunks a shard of a newsletter's slot; at most 2,500 subscribers in each."
+    )
     alert_chunks: int = _setting("NEWSWIRE_ALERT_CHUNKS", 1, "Chunks a shard of an alert; at most 2,500 subscribers in each.")
     lease_s: float = _setting("NEWSWIRE_LEASE_S", 45.0, "A claim's lease; longer than the provider's timeout.")
     provider_timeout_s: float = _setting("NEWSWIRE_PROVIDER_TIMEOUT_S", 15.0, "Longest wait for one answer of a provider.")
-    consent_lag_s: float = _setting("NEWSWIRE_CONSENT_LAG_S", 2.0, "A sink sends nothing while consent is further behind the log.")
+    consent_lag_s: float = _setting(
+        "NEWSWIRE_CONSENT_LAG_S", 2.0, "A sink sends nothing while consent is further behind the log."
+    )
+    sweep_interval_s: float = _setting(
+        "NEWSWIRE_SWEEP_INTERVAL_S", 2.0, "How often a sink looks for ended leases, due retries and unreported outcomes."
+    )
+    alert_from: str = _setting("NEWSWIRE_ALERT_FROM", "Newswire alerts <alerts@newswire.example>", "Sender of alerts by mail.")
+    alert_postal_address: str = _setting(
+        "NEWSWIRE_ALERT_POSTAL_ADDRESS", "", "Postal address under alerts, required by law in many places."
+    )
     snapshot_interval_s: float = _setting("NEWSWIRE_SNAPSHOT_INTERVAL_S", 30.0, "Shortest time between two snapshots of a shard.")
     instance_id: str = _setting("NEWSWIRE_INSTANCE_ID", "", "Static group membership when set; empty is dynamic.")
+    session_timeout_s: float = _setting(
+        "NEWSWIRE_SESSION_TIMEOUT_S", 15.0, "Partitions of a killed worker go to others after this; brokers allow 6 and more."
+    )
     state_dir: str = _setting("NEWSWIRE_STATE_DIR", ".newswire/state", "Folder for Faust's own files.")
     metrics_port: int = _setting("NEWSWIRE_METRICS_PORT", 0, "Port of /metrics and /health on loopback; 0 is none.")
     failpoints: str = _setting("NEWSWIRE_FAILPOINTS", "", "Tests only: name=action, see runtime/failpoints.py.")
@@ -80,13 +115,17 @@ class Settings:
         """Raise SetupError when one of these settings is empty; it names the variable to set."""
         for item in fields(self):
             if item.name in names and not getattr(self, item.name):
-                raise SetupError(f"{item.metadata['env']} is not set ({item.metadata['doc']}) Start the stack with `make up`, or set it.")
+                raise SetupError(
+                    f"{item.metadata['env']} is not set ({item.metadata['doc']}) Start the stack with `make up`, or set it."
+                )
 
 
 def _parse(env: str, text: str, default: Any) -> Any:
     try:
         if isinstance(default, bool):
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[text.strip().lower()]
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[
+                text.strip().lower()
+            ]
         return type(default)(text)
     except (KeyError, ValueError):
         raise SetupError(f"{env}={text!r} cannot be read as {type(default).__name__}; correct it or unset it.") from None

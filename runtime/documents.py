@@ -1,0 +1,94 @@
+"""From JSON that a person or a program wrote to the value of an event, and from files of such JSON.
+
+Everything that is wrong is said with the name of the field and what is expected there, in the words of the schema.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TextIO
+
+import orjson
+
+from core.errors import EventRefused, InputError
+from schemas import files, rules
+from schemas.documents import to_value
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One JSON object of a file and where it stood, such as `people.jsonl, line 7`."""
+
+    fields: Mapping[str, Any]
+    place: str
+
+    def refuse(self, error: InputError) -> InputError:
+        """Return the error with the place before it."""
+        return InputError(f"{self.place}: {error}")
+
+
+def read_documents(name: str, stdin: TextIO) -> list[Document]:
+    """Return the objects of a JSON or JSONL file, `-` for standard input; InputError names the line that is none.
+
+    A file that is one JSON value holds one object or an array of them; any other file holds one object a line.
+    """
+    try:
+        data = stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"there is no file {name}; give the path of a JSON or JSONL file, or - for standard input") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{name} cannot be read as UTF-8 text: {error}") from None
+    label = "standard input" if name == "-" else name
+    found = list(_objects(data, label))
+    if not found:
+        raise InputError(f"{label} is empty; expected one JSON object a line")
+    return found
+
+
+def _objects(data: str, label: str) -> Iterator[Document]:
+    try:
+        whole = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        whole = None
+    if isinstance(whole, list):
+        yield from (_document(value, f"{label}, entry {number}") for number, value in enumerate(whole, start=1))
+    elif whole is not None:
+        yield _document(whole, label)
+    else:
+        for number, line in enumerate(data.split("\n"), start=1):
+            if line.strip():
+                try:
+                    yield _document(orjson.loads(line), f"{label}, line {number}")
+                except orjson.JSONDecodeError as error:
+                    raise InputError(f"{label}, line {number}: no JSON ({error.msg} at column {error.colno})") from None
+
+
+def _document(value: Any, place: str) -> Document:
+    if not isinstance(value, dict):
+        raise InputError(f"{place}: expected a JSON object with named fields")
+    return Document(value, place)
+
+
+def event_value(event: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of an event from JSON fields, checked by its schema and by the rules; EventRefused names the field.
+
+    Beyond the form of `schemas.documents`, topics may be names, or an object of weights by name.
+    """
+    known = {field["name"] for field in files.schema(event)["fields"]}
+    for name in fields:
+        near = [] if name in known else get_close_matches(name, known, 1)
+        if near:
+            raise EventRefused(event, name, f"there is no such field; did you mean {near[0]}?")
+    given = {name: _weights(value) if name == "topics" else value for name, value in fields.items()}
+    value = to_value(event, given)
+    rules.validate(event, value)
+    return value
+
+
+def _weights(given: Any) -> Any:
+    if isinstance(given, dict):
+        return [{"topic": topic, "weight": weight} for topic, weight in given.items()]
+    if isinstance(given, list):
+        return [{"topic": item, "weight": 1.0} if isinstance(item, str) else item for item in given]
+    return given

@@ -1,0 +1,37 @@
+"""Everything that reads and writes Kafka without Faust, in one place to import from."""
+
+from runtime.follower import LogFollower
+from runtime.producer import ProduceFailed, Producer, RecordRefused
+from runtime.reading import (
+    admin_client,
+    assign,
+    end_offsets,
+    ensure_first_offsets,
+    is_passing,
+    make_consumer,
+    partitions_of,
+    read_at,
+    read_range,
+    start_offsets,
+    take,
+    to_raw,
+)
+
+__all__ = [
+    "LogFollower",
+    "ProduceFailed",
+    "Producer",
+    "RecordRefused",
+    "admin_client",
+    "assign",
+    "end_offsets",
+    "ensure_first_offsets",
+    "is_passing",
+    "make_consumer",
+    "partitions_of",
+    "read_at",
+    "read_range",
+    "start_offsets",
+    "take",
+    "to_raw",
+]

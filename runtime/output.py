@@ -1,0 +1,101 @@
+"""What commands print: tables and sentences for people, one JSON value a line for programs (`--json`).
+
+Results go to standard output; progress bars go to standard error, so that a pipe gets results only.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from typing import Any
+
+import orjson
+
+
+def plain(value: Any) -> str:
+    """Return a value as people read it: yes and no, a dash for nothing, UTC times to the second."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple, set)):
+        return ", ".join(plain(v) for v in value)
+    return str(value)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    return str(value)
+
+
+class Output:
+    """Prints results in the form that was asked for."""
+
+    def __init__(self, json_mode: bool = False) -> None:
+        self.json_mode = json_mode
+
+    def _json(self, value: Any) -> None:
+        sys.stdout.write(orjson.dumps(value, default=_jsonable, option=orjson.OPT_NON_STR_KEYS).decode() + "\n")
+        sys.stdout.flush()
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Print rows; as JSON one object a row, with the columns' names as keys."""
+        if self.json_mode:
+            for row in rows:
+                self._json(dict(zip(columns, row, strict=True)))
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title or None, title_justify="left", header_style="bold")
+        for index, column in enumerate(columns):
+            numbers = bool(rows) and all(isinstance(r[index], (int, float)) and not isinstance(r[index], bool) for r in rows)
+            table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(plain(value)) for value in row))
+        console = Console()
+        if not console.is_terminal:
+            console.width = 200
+        console.print(table)
+
+    def item(self, fields: Mapping[str, Any]) -> None:
+        """Print one thing: its fields line by line, or one JSON object."""
+        if self.json_mode:
+            self._json(fields)
+            return
+        width = max((len(name) for name in fields), default=0)
+        for name, value in fields.items():
+            sys.stdout.write(f"{name:<{width}}  {plain(value)}\n")
+        sys.stdout.flush()
+
+    def say(self, text: str) -> None:
+        """Print a sentence for people; nothing with --json."""
+        if not self.json_mode:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+    @contextmanager
+    def progress(self, total: int, title: str) -> Iterator[Callable[[int], None]]:
+        """Show a progress bar while the block runs; the block is given a function that is told of steps done."""
+        if self.json_mode or not sys.stderr.isatty():
+            yield lambda steps: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda steps: bar.advance(task, steps)
