@@ -1,0 +1,1 @@
+"""Rendering: one issue or alert to the form of each channel; pure."""

@@ -1,0 +1,128 @@
+"""Discord: embeds within its limits, whatever the content, and no mention of anyone.
+
+Limits (Discord's documentation): 10 embeds, title 256, description 4,096, footer 2,048, author 256, and 6,000 characters
+over all embeds. Send with ALLOWED_MENTIONS.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from core.rendering.fragments import FragmentCache, FragmentKey
+from core.rendering.model import AlertMessage, Issue, ItemContent
+from core.rendering.phrases import Phrases, by_line, count_text, issue_date, more_text, phrases_for, reason_text, short_date
+from core.rendering.text import discord_link, discord_text, fitted, one_line, paragraphs, safe_url, shorten, units
+
+MAX_EMBEDS, MAX_TITLE, MAX_DESCRIPTION, MAX_FOOTER, MAX_AUTHOR, MAX_TOTAL, MAX_URL = 10, 256, 4_096, 2_048, 256, 6_000, 2_048
+
+ALLOWED_MENTIONS: Final[dict[str, list[str]]] = {"parse": []}
+"""Value of allowed_mentions: nobody is ever pinged by content."""
+
+SUMMARY_TIERS = (350, 200, 100, 0)
+"""Characters of each summary; the next tier is taken when the message would be too large."""
+
+ITEM_EMBEDS = 8
+"""Items with an embed of their own; a heading and a last embed make 10. Further items are a list of links in the last."""
+
+ALERT_BODY_LIMIT = 3_500
+COLOURS = {"critical": 0xB3261E, "high": 0xB45309, "normal": 0x2457D6, "low": 0x475569}
+NEWSLETTER_COLOUR = 0x2457D6
+
+Embed = dict[str, Any]
+
+
+def newsletter_embeds(issue: Issue, cache: FragmentCache | None = None) -> list[Embed]:
+    """Return one issue as embeds. Summaries become shorter, then items are left out and counted, before a limit is met."""
+    phrases = phrases_for(issue.language)
+    cache = cache if cache is not None else FragmentCache()
+    count = len(issue.items)
+    name = one_line(issue.newsletter_name) or issue.newsletter_id
+    heading = f"{count_text(count, phrases)} · {issue_date(issue.issue_group, phrases.locale)}"
+    first: Embed = {
+        "title": fitted(name, MAX_TITLE, discord_text) or "–",
+        "description": discord_text(heading),
+        "color": NEWSLETTER_COLOUR,
+    }
+    why = phrases.why_newsletter.format(name=name)
+    ending = _ending(why, issue.unsubscribe_url, phrases.unsubscribe_newsletter)
+    footer = _sender(issue.from_name, issue.postal_address)
+    for shown in range(count, -1, -1):
+        for tier in SUMMARY_TIERS:
+            items = [_item(item.content, item.reason, tier, phrases, cache) for item in issue.items[:shown][:ITEM_EMBEDS]]
+            lines = [_line(item.content) for item in issue.items[ITEM_EMBEDS:shown]]
+            if shown < count:
+                lines.append(discord_text(more_text(count - shown, phrases)))
+            last: Embed = {"description": "\n".join([*lines, *([""] if lines else []), ending]), "footer": {"text": footer}}
+            embeds = [first, *items, last]
+            if characters(embeds) <= MAX_TOTAL and units(last["description"]) <= MAX_DESCRIPTION:
+                return embeds
+    raise AssertionError("a heading and a footer are within the limits")
+
+
+def alert_embeds(message: AlertMessage) -> list[Embed]:
+    """Return one alert as an embed."""
+    phrases = phrases_for(message.language)
+    priority = phrases.priorities.get(message.priority, phrases.priorities["normal"])
+    ending = _ending(phrases.why_alert, message.unsubscribe_url, phrases.unsubscribe_alert)
+    body = fitted(paragraphs(message.body), ALERT_BODY_LIMIT, discord_text)
+    embed: Embed = {
+        "author": {"name": shorten(priority, MAX_AUTHOR)},
+        "title": fitted(one_line(message.title), MAX_TITLE, discord_text) or "–",
+        "description": f"{body}\n\n{ending}" if body else ending,
+        "color": COLOURS.get(message.priority, COLOURS["normal"]),
+        "timestamp": message.raised_at.isoformat(),
+        "footer": {"text": _sender(message.from_name, message.postal_address)},
+    }
+    if url := _link_url(message.url):
+        embed["url"] = url
+    return [embed]
+
+
+def characters(embeds: Sequence[Embed]) -> int:
+    """Return the characters that count towards the limit over all embeds."""
+    return sum(
+        units(embed.get("title", ""))
+        + units(embed.get("description", ""))
+        + units(embed.get("footer", {}).get("text", ""))
+        + units(embed.get("author", {}).get("name", ""))
+        for embed in embeds
+    )
+
+
+def _item(content: ItemContent, reason: str, tier: int, phrases: Phrases, cache: FragmentCache) -> Embed:
+    key = FragmentKey(content.publication_id, content.revision, phrases.locale, f"item-{tier}", "discord")
+    embed: Embed = dict(cache.get(key, lambda: _render_item(content, tier, phrases)))
+    meta = " · ".join(filter(None, (embed.pop("meta"), shorten(reason_text(reason, phrases.locale), 100) if reason else "")))
+    embed["footer"] = {"text": meta}
+    return embed
+
+
+def _render_item(content: ItemContent, tier: int, phrases: Phrases) -> Embed:
+    meta = " · ".join(filter(None, (by_line(content.authors, phrases), short_date(content.published_at, phrases.locale))))
+    embed: Embed = {
+        "title": fitted(one_line(content.title), 220, discord_text) or "–",
+        "color": NEWSLETTER_COLOUR,
+        "meta": shorten(meta, 120),
+    }
+    if url := _link_url(content.url):
+        embed["url"] = url
+    if tier and (summary := fitted(one_line(content.summary), tier, discord_text)):
+        embed["description"] = summary
+    return embed
+
+
+def _line(content: ItemContent) -> str:
+    url = safe_url(content.url)
+    return f"• {discord_link(url if len(url) <= 300 else '', fitted(one_line(content.title), 160, discord_text) or '–')}"
+
+
+def _ending(why: str, unsubscribe_url: str, label: str) -> str:
+    return f"{fitted(why, 300, discord_text)} {discord_link(safe_url(unsubscribe_url), discord_text(label))}"
+
+
+def _link_url(url: str | None) -> str:
+    clean = safe_url(url)
+    return clean if len(clean) <= MAX_URL else ""
+
+
+def _sender(from_name: str, postal_address: str) -> str:
+    return shorten(", ".join(filter(None, (one_line(from_name), one_line(postal_address)))), 300) or "–"

@@ -1,0 +1,38 @@
+"""The cache of rendered items: one publication looks the same in every issue of a language, so it is rendered once."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class FragmentKey(NamedTuple):
+    """All that a rendered item depends on; the reason is the issue's own and is put in afterwards."""
+
+    publication_id: str
+    revision: int
+    language: str
+    template: str
+    channel: str
+
+
+class FragmentCache:
+    """Bounded, least recently used out first; belongs to one thread. Pass one a process, or a fresh one in a test."""
+
+    def __init__(self, max_entries: int = 20_000) -> None:
+        """max_entries: 20,000 email fragments of about 2 kB are 40 MB."""
+        self._entries: OrderedDict[FragmentKey, Any] = OrderedDict()
+        self._max_entries = max_entries
+
+    def get(self, key: FragmentKey, make: Callable[[], Any]) -> Any:
+        """Return the fragment of a key; `make` renders it when it is not there."""
+        found = self._entries.get(key)
+        if found is not None:
+            self._entries.move_to_end(key)
+            return found
+        made = self._entries[key] = make()
+        if len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)
+        return made
+
+    def __len__(self) -> int:
+        return len(self._entries)

@@ -1,0 +1,62 @@
+"""What the renderers are given: plain data about one message to one subscriber."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class ItemContent:
+    """A publication as it is shown; one object a revision is shared by all issues that contain it."""
+
+    publication_id: str
+    revision: int
+    title: str
+    summary: str
+    url: str
+    authors: tuple[str, ...]
+    language: str
+    published_at: datetime
+    topics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class IssueItem:
+    """One item of one issue; reason is a code such as `topic:hep-ph`, or words that are shown as they are."""
+
+    content: ItemContent
+    reason: str
+
+
+@dataclass(frozen=True)
+class Issue:
+    """What one subscriber gets for one slot of a newsletter.
+
+    subject may contain {title}, which becomes the title of the first item. issue_group is the nominal local slot, such
+    as 2026-11-22T09:00; its day is the date that is shown.
+    """
+
+    newsletter_id: str
+    newsletter_name: str
+    subject: str
+    language: str
+    items: tuple[IssueItem, ...]
+    issue_group: str
+    from_name: str
+    postal_address: str
+    unsubscribe_url: str
+
+
+@dataclass(frozen=True)
+class AlertMessage:
+    """A call for attention now, to one subscriber."""
+
+    alert_id: str
+    title: str
+    body: str
+    url: str | None
+    priority: str
+    language: str
+    unsubscribe_url: str
+    raised_at: datetime
+    from_name: str = field(default="Newswire", kw_only=True)
+    postal_address: str = field(default="", kw_only=True)

@@ -1,0 +1,144 @@
+"""The fixed phrases of messages in each language that there is, and dates in it."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import lru_cache
+
+from babel.dates import format_date, format_datetime
+
+from core.rendering.text import one_line, shorten
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """One language's fixed phrases; {braces} are filled in by the renderer."""
+
+    locale: str
+    reads_on: str
+    also: str
+    because_topic: str
+    reasons: dict[str, str]
+    items_one: str
+    items_many: str
+    more_one: str
+    more_many: str
+    why_newsletter: str
+    why_alert: str
+    unsubscribe_newsletter: str
+    unsubscribe_alert: str
+    open_alert: str
+    priorities: dict[str, str]
+    others: str
+
+
+ENGLISH = Phrases(
+    locale="en",
+    reads_on="Read it",
+    also="Also: {titles}",
+    because_topic="You follow {topic}",
+    reasons={
+        "topics": "Matches your topics",
+        "declared": "Matches your topics",
+        "history": "Close to what you read",
+        "popular": "Much read right now",
+        "recent": "New since your last issue",
+        "fresh": "New since your last issue",
+        "explore": "Something different",
+    },
+    items_one="One pick for you",
+    items_many="{count} picks for you",
+    more_one="and one more",
+    more_many="and {count} more",
+    why_newsletter="You get this because you subscribed to {name}.",
+    why_alert="You get this because you asked for alerts.",
+    unsubscribe_newsletter="Unsubscribe",
+    unsubscribe_alert="Stop alerts",
+    open_alert="Read more",
+    priorities={"critical": "Critical alert", "high": "Important alert", "normal": "Alert", "low": "Note"},
+    others="{first} and {count} others",
+)
+
+GERMAN = Phrases(
+    locale="de",
+    reads_on="Lesen",
+    also="Außerdem: {titles}",
+    because_topic="Du folgst {topic}",
+    reasons={
+        "topics": "Passt zu deinen Themen",
+        "declared": "Passt zu deinen Themen",
+        "history": "Nah an dem, was du liest",
+        "popular": "Wird gerade viel gelesen",
+        "recent": "Neu seit der letzten Ausgabe",
+        "fresh": "Neu seit der letzten Ausgabe",
+        "explore": "Zur Abwechslung",
+    },
+    items_one="Ein Beitrag für dich",
+    items_many="{count} Beiträge für dich",
+    more_one="und ein weiterer",
+    more_many="und {count} weitere",
+    why_newsletter="Du bekommst diese Nachricht, weil du {name} abonniert hast.",
+    why_alert="Du bekommst diese Nachricht, weil du Eilmeldungen möchtest.",
+    unsubscribe_newsletter="Abbestellen",
+    unsubscribe_alert="Keine Eilmeldungen mehr",
+    open_alert="Mehr lesen",
+    priorities={"critical": "Dringende Meldung", "high": "Wichtige Meldung", "normal": "Meldung", "low": "Hinweis"},
+    others="{first} und {count} weitere",
+)
+
+_BY_LANGUAGE = {"en": ENGLISH, "de": GERMAN}
+
+
+def phrases_for(language: str) -> Phrases:
+    """Return the phrases of a BCP 47 tag's primary language, English when there are none."""
+    return _BY_LANGUAGE.get(language.split("-")[0].split("_")[0].lower(), ENGLISH)
+
+
+@lru_cache(maxsize=1024)
+def issue_date(issue_group: str, locale: str) -> str:
+    """Return the day of an issue_group such as 2026-11-22T09:00 in words; the text itself when it holds no date."""
+    try:
+        day = date.fromisoformat(issue_group[:10])
+    except ValueError:
+        return shorten(one_line(issue_group), 60)
+    return format_date(day, format="full", locale=locale)
+
+
+@lru_cache(maxsize=4096)
+def short_date(moment: datetime, locale: str) -> str:
+    """Return an instant's UTC day, such as Nov 22, 2026."""
+    return format_date(moment, format="medium", locale=locale)
+
+
+@lru_cache(maxsize=1024)
+def instant(moment: datetime, locale: str) -> str:
+    """Return an instant in UTC with its zone, such as Nov 22, 2026, 9:00 AM UTC."""
+    return f"{format_datetime(moment, format='medium' if locale == 'de' else 'MMM d, y, HH:mm', locale=locale)} UTC"
+
+
+@lru_cache(maxsize=4096)
+def reason_text(reason: str, phrases_locale: str) -> str:
+    """Return why an item was chosen, in words: a code of `phrases.reasons`, `topic:<topic>`, or a text of one's own."""
+    phrases = _BY_LANGUAGE[phrases_locale]
+    clean = one_line(reason)
+    kind, sign, rest = clean.partition(":")
+    if kind == "topic" and sign and rest.strip():
+        return phrases.because_topic.format(topic=rest.strip())
+    return phrases.reasons.get(clean, clean)
+
+
+def count_text(count: int, phrases: Phrases) -> str:
+    """Return how many items there are, in words."""
+    return phrases.items_one if count == 1 else phrases.items_many.format(count=count)
+
+
+def more_text(count: int, phrases: Phrases) -> str:
+    """Return how many items were left out, in words."""
+    return phrases.more_one if count == 1 else phrases.more_many.format(count=count)
+
+
+def by_line(authors: tuple[str, ...], phrases: Phrases) -> str:
+    """Return the authors: up to three by name, else the first and how many others."""
+    names = [one_line(name) for name in authors if name.strip()]
+    if len(names) <= 3:
+        return ", ".join(names)
+    return phrases.others.format(first=names[0], count=len(names) - 1)

@@ -1,0 +1,136 @@
+"""Slack: Block Kit within its limits, whatever the content.
+
+Limits (Slack's documentation): 50 blocks, section 3,000 characters, header 150, context 10 elements, and about 13,200
+characters over all blocks; the fallback text is cut off at 40,000.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from core.rendering.fragments import FragmentCache, FragmentKey
+from core.rendering.model import AlertMessage, Issue, ItemContent
+from core.rendering.phrases import (
+    Phrases,
+    by_line,
+    count_text,
+    instant,
+    issue_date,
+    more_text,
+    phrases_for,
+    reason_text,
+    short_date,
+)
+from core.rendering.text import fitted, one_line, paragraphs, safe_url, shorten, slack_link, slack_text, units
+
+MAX_BLOCKS, MAX_SECTION, MAX_HEADER, MAX_TOTAL, MAX_TEXT = 50, 3_000, 150, 13_200, 40_000
+
+SUMMARY_TIERS = (400, 220, 0)
+"""Characters of each summary; the next tier is taken when the message would be too large."""
+
+TITLE_LIMIT, META_LIMIT, ALERT_BODY_LIMIT = 300, 200, 2_900
+MAX_LINK = 1_000
+"""A longer address would eat the message; its title then stands without a link."""
+
+MAX_ITEMS = 20
+"""Two blocks an item leave room for heading and footer within 50 blocks."""
+
+Block = dict[str, Any]
+Message = tuple[str, list[Block]]
+"""(fallback text, blocks)."""
+
+
+def newsletter_blocks(issue: Issue, cache: FragmentCache | None = None) -> Message:
+    """Return one issue as (text, blocks). Before a limit, summaries become shorter, then items are left out and counted."""
+    phrases = phrases_for(issue.language)
+    cache = cache if cache is not None else FragmentCache()
+    count = len(issue.items)
+    date = issue_date(issue.issue_group, phrases.locale)
+    name = one_line(issue.newsletter_name) or issue.newsletter_id
+    why = phrases.why_newsletter.format(name=name)
+    fixed = [_header(name), _context(slack_text(f"{count_text(count, phrases)} · {date}"))]
+    footer = _footer(why, issue.unsubscribe_url, phrases.unsubscribe_newsletter, issue.from_name, issue.postal_address)
+    for shown in range(min(count, MAX_ITEMS), -1, -1):
+        more = [_context(slack_text(more_text(count - shown, phrases)))] if shown < count else []
+        for tier in SUMMARY_TIERS:
+            items = [block for item in issue.items[:shown] for block in _item(item.content, item.reason, tier, phrases, cache)]
+            blocks = [*fixed, {"type": "divider"}, *items, *more, {"type": "divider"}, footer]
+            if len(blocks) <= MAX_BLOCKS and characters(blocks) <= MAX_TOTAL:
+                return _fallback(f"{name}: {one_line(issue.items[0].content.title) if issue.items else date}"), blocks
+    raise AssertionError("a heading and a footer are within the limits")
+
+
+def alert_blocks(message: AlertMessage) -> Message:
+    """Return one alert as (text, blocks)."""
+    phrases = phrases_for(message.language)
+    priority = phrases.priorities.get(message.priority, phrases.priorities["normal"])
+    icon = {"critical": "🔴", "high": "🟠"}.get(message.priority, "🔵")
+    title = one_line(message.title)
+    blocks = [_header(f"{icon} {title}"), _context(slack_text(f"{priority} · {instant(message.raised_at, phrases.locale)}"))]
+    if len(title) + 2 > MAX_HEADER:
+        blocks.append(_section(f"*{fitted(title, MAX_SECTION - 2, slack_text)}*"))
+    if body := fitted(paragraphs(message.body), ALERT_BODY_LIMIT, slack_text):
+        blocks.append(_section(body))
+    if url := _link_url(message.url):
+        blocks.append(_section(f"*{slack_link(url, phrases.open_alert + ' →')}*"))
+    blocks.append(
+        _footer(phrases.why_alert, message.unsubscribe_url, phrases.unsubscribe_alert, message.from_name, message.postal_address)
+    )
+    return _fallback(f"{priority}: {title}"), blocks
+
+
+def characters(blocks: Sequence[Block]) -> int:
+    """Return the characters of all texts in blocks, addresses of links included."""
+    total = 0
+    for block in blocks:
+        texts = [block["text"]] if "text" in block else block.get("elements", ())
+        total += sum(units(text["text"]) for text in texts)
+    return total
+
+
+def _item(content: ItemContent, reason: str, tier: int, phrases: Phrases, cache: FragmentCache) -> list[Block]:
+    key = FragmentKey(content.publication_id, content.revision, phrases.locale, f"item-{tier}", "slack")
+    text, meta = cache.get(key, lambda: _render_item(content, tier, phrases))
+    words = _reason(reason, phrases.locale) if reason else ""
+    return [_section(text), _context(" · ".join(filter(None, (meta, words))))]
+
+
+@lru_cache(maxsize=4096)
+def _reason(reason: str, locale: str) -> str:
+    return fitted(reason_text(reason, locale), 120, slack_text)
+
+
+def _render_item(content: ItemContent, tier: int, phrases: Phrases) -> tuple[str, str]:
+    title = fitted(one_line(content.title), TITLE_LIMIT, slack_text) or "–"
+    text = f"*{slack_link(_link_url(content.url), title)}*"
+    if tier and (summary := fitted(one_line(content.summary), tier, slack_text)):
+        text += f"\n{summary}"
+    meta = " · ".join(filter(None, (by_line(content.authors, phrases), short_date(content.published_at, phrases.locale))))
+    return text, fitted(meta, META_LIMIT, slack_text)
+
+
+def _link_url(url: str | None) -> str:
+    clean = safe_url(url)
+    return clean if len(clean) <= MAX_LINK else ""
+
+
+def _header(text: str) -> Block:
+    return {"type": "header", "text": {"type": "plain_text", "text": shorten(text, MAX_HEADER) or "–", "emoji": True}}
+
+
+def _section(text: str) -> Block:
+    return {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}}
+
+
+def _context(text: str) -> Block:
+    return {"type": "context", "elements": [{"type": "mrkdwn", "text": text or "–", "verbatim": True}]}
+
+
+def _footer(why: str, unsubscribe_url: str, label: str, from_name: str, postal_address: str) -> Block:
+    sender = ", ".join(filter(None, (one_line(from_name), one_line(postal_address))))
+    link = slack_link(safe_url(unsubscribe_url), slack_text(label))
+    return _context(f"{fitted(why, 300, slack_text)} {link}" + (f"\n{fitted(sender, 300, slack_text)}" if sender else ""))
+
+
+def _fallback(text: str) -> str:
+    return fitted(text, min(MAX_TEXT, 500), slack_text)

@@ -1,0 +1,1 @@
+"""Faust apps, a file a stage."""

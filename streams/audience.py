@@ -1,0 +1,243 @@
+"""Audience: copies what the deciders need to every shard.
+
+Consumes `publications`, `alerts`, `ticks` and `newsletters`; produces `audience.newsletters` (ContentAvailable, ContentWithdrawn,
+SlotDue) and `audience.alerts` (AlertBatch), one record a shard in that shard's partition. State: newest definition of each
+newsletter, quality of each publication, each alert as raised; followed from the beginning of their topics, kept nowhere else.
+Ordering key: that of the source topic; alerts of one batch are ordered by priority. Guarantee: at least once with deterministic
+ids; a copy that comes twice is decided once.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.alert_state import alert_not_after
+from core.approval import check_alert, check_newsletter
+from core.errors import EventRefused
+from core.ids import event_id, newsletter_source_id
+from core.names import PRIORITIES
+from core.schedule import falls_somewhere, is_slot
+from runtime import failpoints
+from runtime.kafka import LogFollower
+from runtime.settings import Settings
+from runtime.stage import URGENT_FETCH_WAIT_MS, Stage
+from schemas.records import Event, Record
+
+MAX_ALERTS = 256
+"""Alerts of one AlertBatch."""
+
+ADMISSION_S = 0.02
+"""How long an alert waits for others, so that the most urgent goes first."""
+
+CONTENT_BATCH = 64
+"""Publication events whose copies are written in one go."""
+
+FOLLOW_TIMEOUT_S = 30.0
+"""Longest wait for the definitions to be current; after it the topic waits with a backoff."""
+
+WATCH_S = 1.0
+"""How often it is looked whether the follower still runs."""
+
+RULE_FIELDS = (
+    "revision",
+    "name",
+    "subject",
+    "days",
+    "local_minute",
+    "audience_topics",
+    "audience_languages",
+    "audience_tags",
+    "audience_channels",
+    "content_types",
+    "max_age_h",
+    "min_quality",
+    "max_items",
+    "half_life_h",
+    "template",
+)
+"""What SlotDue carries of a definition."""
+
+
+@dataclass
+class Definitions:
+    """What the audience stage must know; written by the follower's thread, entry by entry."""
+
+    newsletters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quality: dict[str, float] = field(default_factory=dict)
+    alerts: dict[str, Event] = field(default_factory=dict)
+
+    def apply(self, event: Event) -> None:
+        """Fold one event; definitions and alerts that break a rule of their contract are ignored."""
+        value = event.value
+        if event.name == "PublicationScored":
+            self.quality[value["publication_id"]] = value["quality"]
+        elif event.name == "AlertRaised":
+            self.first_alert(event)
+        elif event.name == "NewsletterDefined":
+            known = self.newsletters.get(value["newsletter_id"])
+            if known is None or value["revision"] > known["revision"]:
+                try:
+                    check_newsletter(value)
+                except EventRefused:
+                    return
+                self.newsletters[value["newsletter_id"]] = value
+
+    def first_alert(self, event: Event) -> Event:
+        """Return the first AlertRaised of this alert that is known, this one included."""
+        known = self.alerts.get(event.key)
+        if known is None or event.offset < known.offset:
+            try:
+                check_alert(event.value)
+            except EventRefused:
+                return event
+            known = self.alerts[event.key] = event
+        return known
+
+
+class Audience:
+    """The handlers of the stage."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage, self._topics = stage, stage.topics
+        self._known = Definitions()
+        followed = [stage.topics.newsletters, stage.topics.publications, stage.topics.alerts]
+        self._follower = LogFollower(stage.settings, followed, self._known.apply, stage.codec, name="audience", clock=stage.clock)
+        self._follower.start()
+        stage.spawn(self._watch)
+        stage.consume_batches(stage.topics.publications, self.publications, CONTENT_BATCH, ADMISSION_S)
+        stage.consume_batches(stage.topics.alerts, self.alerts, MAX_ALERTS, ADMISSION_S)
+        stage.consume(stage.topics.newsletters, self.newsletter)
+        stage.consume(stage.topics.ticks, self.tick)
+
+    async def _watch(self) -> None:
+        while (error := self._follower.failed()) is None:  # noqa: ASYNC110
+            await asyncio.sleep(WATCH_S)  # a thread sets it: there is no event to wait for
+        raise error
+
+    async def newsletter(self, event: Event) -> None:
+        """Refuse a definition that breaks a rule; the follower takes note of the others."""
+        check_newsletter(event.value)
+
+    # ---- content ----
+
+    async def publications(self, events: list[Event]) -> None:
+        """Copy approvals, retractions, and revisions that were rejected while an earlier one may be out."""
+        records: list[Record] = []
+        for event in events:
+            value = event.value
+            if event.name == "PublicationApproved" and value["newsletters"]:
+                names = ("publication_id", "revision", "quality", "content_type", "topics", "language", "approved_at")
+                positions = ("content_partition", "content_offset", "vector", "vector_model")
+                copied = {name: value[name] for name in (*names, *positions)}
+                records += self._copies(event, "ContentAvailable", copied, value["publication_id"], str(value["revision"]))
+            elif event.name == "PublicationRetracted":
+                records += self._withdrawn(event, "retracted", value["retracted_at"])
+            elif event.name == "PublicationRejected" and value["revision"] > 1:
+                records += self._withdrawn(event, "replaced", value["rejected_at"])
+        await self._stage.producer.send(records)
+
+    def _withdrawn(self, event: Event, reason: str, at: Any) -> list[Record]:
+        publication_id = event.value["publication_id"]
+        fields = {"publication_id": publication_id, "reason": reason, "withdrawn_at": at}
+        return self._copies(event, "ContentWithdrawn", fields, publication_id, event.id)
+
+    # ---- alerts ----
+
+    async def alerts(self, events: list[Event]) -> None:
+        """Admit alerts, the most urgent first, and copy them as one batch."""
+        if not self._follower.caught_up_at():
+            await self._follower.wait_caught_up(FOLLOW_TIMEOUT_S)
+        admitted = [item for event in events for item in self._admitted(event)]
+        admitted.sort(key=lambda item: PRIORITIES.index(item["priority"]))
+        if admitted:
+            last = events[-1]
+            records = self._copies(last, "AlertBatch", {"alerts": admitted}, last.topic, str(last.partition), str(last.offset))
+            await failpoints.hit_async("audience.before_produce")
+            await self._stage.producer.send(records)
+            await failpoints.hit_async("audience.after_produce")
+
+    def _admitted(self, event: Event) -> list[dict[str, Any]]:
+        if event.name == "AlertRaised":
+            return self._raised(event)
+        raised = self._known.alerts.get(event.key)
+        if raised is None:
+            raise EventRefused(event.name, "alert_id", f"no alert {event.key} was raised before")
+        action = {"AlertUpdated": "updated", "AlertCancelled": "cancelled"}[event.name]
+        return [self._item(raised, action, event.partition, event.offset)]
+
+    def _raised(self, event: Event) -> list[dict[str, Any]]:
+        """Return the admitted alert; a copy with the same content changes nothing, one with other content is refused."""
+        check_alert(event.value)
+        first = self._known.first_alert(event)
+        if first.offset == event.offset:
+            return [self._item(event, "raised", event.partition, event.offset)]
+        for name, value in event.value.items():
+            if first.value[name] != value:
+                raise EventRefused("AlertRaised", name, "differs from what this alert was raised with; update or cancel it")
+        return []
+
+    def _item(self, raised: Event, action: str, partition: int, offset: int) -> dict[str, Any]:
+        value = raised.value
+        quality = value["quality"]
+        if quality is None and value["publication_id"] is not None:
+            quality = self._known.quality.get(value["publication_id"])
+        names = ("alert_id", "publication_id", "priority", "topics", "language", "dedup_key", "raised_at")
+        return {name: value[name] for name in names} | {
+            "action": action,
+            "chunks": self._stage.settings.alert_chunks,
+            "quality": quality,
+            "not_after": alert_not_after(value["raised_at"], value["expires_at"]),
+            "content_partition": partition,
+            "content_offset": offset,
+        }
+
+    # ---- slots ----
+
+    async def tick(self, event: Event) -> None:
+        """Copy a slot for each newsletter whose schedule falls in this minute somewhere, or for the one that is asked for."""
+        minute, wanted = event.value["minute"], event.value["newsletter_id"]
+        if wanted is None and not is_slot(minute):
+            return
+        await self._follower.wait_caught_up(FOLLOW_TIMEOUT_S)
+        if wanted is not None and wanted not in self._known.newsletters:
+            raise EventRefused("Tick", "newsletter_id", f"there is no newsletter {wanted!r}: define it first")
+        records: list[Record] = []
+        for newsletter_id, definition in sorted(self._known.newsletters.items()):
+            if newsletter_id == wanted if wanted is not None else falls_somewhere(definition["days"], minute):
+                fields = {
+                    "source_id": newsletter_source_id(newsletter_id, minute),
+                    "chunks": self._stage.settings.newsletter_chunks,
+                    "newsletter_id": newsletter_id,
+                    "slot_at": minute,
+                    "forced": wanted is not None,
+                    "rules": {name: definition[name] for name in RULE_FIELDS},
+                }
+                records += self._copies(event, "SlotDue", fields, fields["source_id"], str(wanted is not None))
+        await self._stage.producer.send(records)
+
+    def _copies(self, event: Event, name: str, fields: dict[str, Any], *identity: str) -> list[Record]:
+        """Return one record a shard; its time is now, for which the deciders decide."""
+        topic = self._topics.audience_alerts if name == "AlertBatch" else self._topics.audience_newsletters
+        now, shards = self._stage.clock.now(), self._topics.shards
+        return [
+            self._stage.codec.encode(
+                topic,
+                name,
+                {"shard": shard, "shards": shards, **fields},
+                key=str(shard),
+                time=now,
+                id=event_id(name, *identity, str(shard)),
+                source="/newswire/streams/audience",
+                correlation_id=event.correlation_id or event.id,
+                causation_id=event.id,
+                partition=shard,
+            )
+            for shard in range(shards)
+        ]
+
+
+def run(settings: Settings) -> int:
+    """Run the process and return its exit code."""
+    stage = Stage("audience", settings, fetch_wait_ms=URGENT_FETCH_WAIT_MS)
+    Audience(stage)
+    return stage.run()

@@ -1,0 +1,191 @@
+"""Tests of admission: contracts, duplicates and the gate."""
+
+from datetime import timedelta
+
+import pytest
+
+from core.approval import CONTENT_FIELDS, Publications, check_alert, check_newsletter, check_publication, content_sha256, gate
+from core.errors import EventRefused
+from tests.unit.deciding_samples import NOW, RULES, Sample, publication, topics
+
+SUBMITTED = {
+    "publication_id": publication(1),
+    "revision": 1,
+    "content_type": "article",
+    "title": "Title",
+    "summary": "Summary",
+    "body": None,
+    "url": "https://example.org/1",
+    "authors": ["A"],
+    "topics": topics("physics"),
+    "language": "en",
+    "published_at": NOW,
+    "attributes": {"b": "2", "a": "1"},
+}
+RAISED = {
+    "alert_id": publication(9),
+    "publication_id": None,
+    "title": "Alert",
+    "body": "",
+    "url": None,
+    "topics": [],
+    "language": "en",
+    "priority": "high",
+    "dedup_key": None,
+    "quality": None,
+    "raised_at": NOW,
+    "expires_at": None,
+}
+DEFINED = RULES | {"newsletter_id": "daily"}
+
+
+def submit(known: Publications, offset: int, **changes) -> tuple:
+    value = SUBMITTED | changes
+    known.apply(Sample("PublicationSubmitted", value), offset)
+    return value, offset
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"publication_id": "1"}, "publication_id"),
+        ({"publication_id": publication(1).upper().replace("0", "A", 1)}, "publication_id"),
+        ({"revision": 0}, "revision"),
+        ({"content_type": " "}, "content_type"),
+        ({"title": " "}, "title"),
+        ({"title": "x" * 2001}, "title"),
+        ({"url": "ftp://example.org"}, "url"),
+        ({"url": "/relative"}, "url"),
+        ({"url": "http://[broken"}, "url"),
+        ({"language": "english language"}, "language"),
+        ({"topics": [{"topic": "x", "weight": 1.5}]}, "topics"),
+        ({"topics": [{"topic": " ", "weight": 0.5}]}, "topics"),
+    ],
+)
+def test_a_submission_that_breaks_a_rule_is_refused_by_field(changes, field):
+    """The message names the field, and the fold ignores the submission."""
+    with pytest.raises(EventRefused) as refused:
+        check_publication(SUBMITTED | changes)
+    assert refused.value.field == field
+    known = Publications()
+    submit(known, 0, **changes)
+    assert known.known == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"alert_id": "x"}, "alert_id"),
+        ({"title": ""}, "title"),
+        ({"title": "x" * 501}, "title"),
+        ({"url": "nowhere"}, "url"),
+        ({"priority": "urgent"}, "priority"),
+        ({"quality": 1.5}, "quality"),
+        ({"language": ""}, "language"),
+        ({"expires_at": NOW}, "expires_at"),
+        ({"expires_at": NOW + timedelta(days=5, seconds=1)}, "expires_at"),
+    ],
+)
+def test_an_alert_that_breaks_a_rule_is_refused_by_field(changes, field):
+    """The message names the field."""
+    check_alert(RAISED)
+    with pytest.raises(EventRefused) as refused:
+        check_alert(RAISED | changes)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"newsletter_id": "a b"}, "newsletter_id"),
+        ({"newsletter_id": "a@b"}, "newsletter_id"),
+        ({"revision": 0}, "revision"),
+        ({"days": [0]}, "days"),
+        ({"local_minute": 541}, "local_minute"),
+        ({"max_items": 21}, "max_items"),
+        ({"max_age_h": 0}, "max_age_h"),
+        ({"half_life_h": 0.0}, "half_life_h"),
+        ({"min_quality": 1.1}, "min_quality"),
+    ],
+)
+def test_a_newsletter_that_breaks_a_rule_is_refused_by_field(changes, field):
+    """The message names the field; no weekdays means only by hand."""
+    check_newsletter(DEFINED | {"days": []})
+    with pytest.raises(EventRefused) as refused:
+        check_newsletter(DEFINED | changes)
+    assert refused.value.field == field
+
+
+def test_hash_does_not_depend_on_order_or_type_of_numbers_of_fields():
+    """The canonical content is what counts."""
+    shuffled = {name: SUBMITTED[name] for name in reversed(list(SUBMITTED))} | {"attributes": {"a": "1", "b": "2"}}
+    assert content_sha256(shuffled) == content_sha256(SUBMITTED)
+    assert all(
+        content_sha256(SUBMITTED | {name: "x"}) != content_sha256(SUBMITTED) for name in CONTENT_FIELDS if name != "published_at"
+    )
+
+
+def test_the_same_revision_with_the_same_content_is_a_duplicate():
+    """It changes nothing, at whatever offset."""
+    known = Publications()
+    first = known.accepted(*submit(known, 0))
+    assert first is not None
+    assert known.accepted(*submit(known, 7)) is None
+    assert known.accepted(SUBMITTED, 0) is first
+
+
+@pytest.mark.parametrize("name", [name for name in CONTENT_FIELDS if name != "published_at"])
+def test_the_same_revision_with_other_content_is_refused_by_field(name):
+    """The first differing field is named."""
+    others = {"url": "https://example.org/2", "topics": topics("art"), "authors": [], "attributes": {}, "language": "de"}
+    known = Publications()
+    submit(known, 0)
+    with pytest.raises(EventRefused) as refused:
+        known.accepted(*submit(known, 1, **{name: others.get(name, "x")}))
+    assert refused.value.field == name
+
+
+def test_a_lower_revision_than_known_is_refused():
+    """A higher one replaces, and names what changed."""
+    known = Publications()
+    submit(known, 0)
+    third = known.accepted(*submit(known, 1, revision=3, title="New", summary="Other"))
+    assert third is not None
+    assert third.previous == 1
+    assert known.changed_fields(publication(1), 3) == ["title", "summary"]
+    with pytest.raises(EventRefused) as refused:
+        known.accepted(*submit(known, 2, revision=2))
+    assert refused.value.field == "revision"
+
+
+def test_the_verdict_does_not_depend_on_how_far_the_fold_has_got():
+    """A submission that is read again after later ones gets the verdict that it had."""
+    known = Publications()
+    first = submit(known, 0)
+    verdict = known.accepted(*first)
+    submit(known, 1, revision=2, title="New")
+    known.apply(Sample("PublicationRetracted", {"publication_id": publication(1)}), 2)
+    assert known.accepted(*first) is verdict
+    assert known.known[publication(1)].retracted
+
+
+def test_own_events_say_what_was_done():
+    """A score is not asked for again, and a settled revision is done."""
+    known = Publications()
+    revision = known.accepted(*submit(known, 0))
+    identity = {"publication_id": publication(1), "revision": 1}
+    known.apply(Sample("PublicationScored", identity | {"quality": 0.9, "scorer": "s", "scored_at": NOW}), 1)
+    known.apply(Sample("PublicationScored", identity | {"quality": 0.1, "scorer": "t", "scored_at": NOW}), 2)
+    assert (revision.quality, revision.settled) == (0.9, False)
+    known.apply(Sample("PublicationApproved", identity), 3)
+    assert revision.settled
+
+
+def test_gates_are_strict():
+    """Above 0.8 for newsletters, above 0.9 for alerts."""
+    assert [(gate(q).newsletters, gate(q).alerts) for q in (0.8, 0.81, 0.9, 0.91)] == [
+        (False, False),
+        (True, False),
+        (True, False),
+        (True, True),
+    ]

@@ -1,0 +1,97 @@
+"""Tests of the ranking: the formula, ties, exclusion, and the same answer alone and in a batch."""
+
+import numpy as np
+import pytest
+
+from core.ranking import SCORE_SCALE, engagement_weight, freshness, interest, rank, unit_rows
+
+
+@pytest.fixture
+def sample() -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(0)
+    people = interest((rng.random((600, 50)) < 0.1) * rng.random((600, 50)), np.zeros((600, 50)), np.zeros(600))
+    content = unit_rows((rng.random((400, 50)) < 0.1) * rng.random((400, 50)))
+    fresh = freshness(rng.random(400) * 9, rng.random(400) * 48, 24.0)
+    return people, content, fresh, rng.random((600, 400)) < 0.3
+
+
+def test_scores_follow_the_formula(sample):
+    """(0.2 + r~)·log1p(0.3 + e)·½^(age/h), worked out in double precision."""
+    people, content, fresh, excluded = sample
+    found = rank(people, content, fresh, excluded, 10)
+    cosine = people.astype(float) @ content.astype(float).T
+    low, high = cosine.min(1, keepdims=True), cosine.max(1, keepdims=True)
+    score = (0.2 + (cosine - low) / np.where(high > low, high - low, 1)) * fresh
+    score[excluded] = -1
+    best = -np.sort(-score, axis=1)[:, :10]
+    assert np.abs(found.score / SCORE_SCALE - best).max() < 1.1e-4
+
+
+def test_alone_and_in_a_batch_give_the_same_answer(sample):
+    """Every row of every batch, bit for bit."""
+    people, content, fresh, excluded = sample
+    together = rank(people, content, fresh, excluded, 10)
+    for row in range(len(people)):
+        alone = rank(people[row : row + 1], content, fresh, excluded[row : row + 1], 10)
+        assert np.array_equal(alone.candidate[0], together.candidate[row])
+        assert np.array_equal(alone.score[0], together.score[row])
+
+
+def test_excluded_candidates_are_never_chosen(sample):
+    """Fewer than k are left as -1."""
+    people, content, fresh, excluded = sample
+    found = rank(people, content, fresh, excluded, 10)
+    assert not np.take_along_axis(excluded, found.candidate, axis=1).any()
+    nearly = np.ones_like(excluded)
+    nearly[:, 7] = False
+    found = rank(people, content, fresh, nearly, 3)
+    assert (found.candidate == [7, -1, -1]).all()
+
+
+def test_ties_go_to_the_first_candidate():
+    """Candidates are in the order of publication_id."""
+    people, content = unit_rows(np.ones((1, 1))), unit_rows(np.ones((6, 1)))
+    found = rank(people, content, freshness(np.zeros(6), np.zeros(6), 24.0), np.zeros((1, 6), dtype=bool), 4)
+    assert found.candidate.tolist() == [[0, 1, 2, 3]]
+
+
+def test_large_scores_do_not_overflow():
+    """Above 32 bits wider keys are used, with the same order."""
+    people, content = unit_rows(np.eye(1, 2)), unit_rows(np.tile(np.eye(2), (3000, 1)))
+    fresh = np.full(6000, 50.0, dtype=np.float32)
+    found = rank(people, content, fresh, np.zeros((1, 6000), dtype=bool), 3)
+    assert found.candidate.tolist() == [[0, 2, 4]]
+    assert found.score.tolist() == [[600_000] * 3]
+
+
+def test_nothing_to_rank():
+    """No subscribers, or no candidates."""
+    empty = np.zeros((0, 3), dtype=np.float32)
+    assert rank(empty, empty, np.zeros(0, np.float32), np.zeros((0, 0), dtype=bool), 5).candidate.shape == (0, 0)
+    assert rank(unit_rows(np.ones((2, 3))), empty, np.zeros(0, np.float32), np.zeros((2, 0), dtype=bool), 5).score.shape == (2, 0)
+
+
+def test_declared_topics_weigh_five_views():
+    """Five views of another topic balance the declaration; more outweigh it."""
+    declared = np.array([[1.0, 0.0]])
+    balanced = interest(declared, np.array([[0.0, 5.0]]), np.array([5.0]))[0]
+    assert balanced[0] == pytest.approx(balanced[1])
+    assert interest(declared, np.array([[0.0, 9.0]]), np.array([9.0]))[0].argmax() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "weight"),
+    [
+        ("ContentOpened", {"evidence": "pixel"}, 1),
+        ("ContentOpened", {"evidence": "pixel_proxy"}, 0),
+        ("ContentClicked", {"evidence": "click"}, 2),
+        ("ContentClicked", {"evidence": "scanner"}, 0),
+        ("ReactionAdded", {"reaction": "bookmark"}, 2.5),
+        ("ReactionAdded", {"reaction": "follow"}, 3),
+        ("ReactionAdded", {"reaction": "comment"}, 4),
+        ("ReactionAdded", {"reaction": ":tada:"}, 2),
+    ],
+)
+def test_engagement_weights(name, value, weight):
+    """What a machine did weighs nothing."""
+    assert engagement_weight(name, value) == weight

@@ -1,0 +1,169 @@
+"""Slack, Discord and webhook messages stay within the providers' limits and carry what a reader needs."""
+
+import json
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+
+from core.rendering import discord, slack, webhook
+from core.rendering.fragments import FragmentCache
+from core.rendering.model import AlertMessage, Issue, IssueItem
+from core.rendering.text import units
+from tests.rendering_samples import PUBLISHED, alert, alerts, content, issue, issues
+
+UNSUBSCRIBE = "https://edge.example/u/AbC-_1"
+slow_data = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+def check_slack(message: slack.Message) -> None:
+    text, blocks = message
+    assert 0 < units(text) <= 40_000
+    assert 0 < len(blocks) <= 50
+    assert slack.characters(blocks) <= 13_200
+    for block in blocks:
+        if block["type"] == "header":
+            assert 0 < units(block["text"]["text"]) <= 150
+            assert block["text"]["type"] == "plain_text"
+        elif block["type"] == "section":
+            assert 0 < units(block["text"]["text"]) <= 3_000
+        elif block["type"] == "context":
+            assert 0 < len(block["elements"]) <= 10
+            assert all(units(element["text"]) > 0 for element in block["elements"])
+        else:
+            assert block == {"type": "divider"}
+    marked = json.dumps([block for block in blocks if block["type"] != "header"])  # a header is plain text
+    assert "<!" not in marked
+    assert "<@" not in marked
+    assert UNSUBSCRIBE in blocks[-1]["elements"][0]["text"]
+
+
+def check_discord(embeds: list[dict[str, Any]]) -> None:
+    assert 0 < len(embeds) <= 10
+    assert discord.characters(embeds) <= 6_000
+    for embed in embeds:
+        assert units(embed.get("title", "")) <= 256
+        assert units(embed.get("description", "")) <= 4_096
+        assert units(embed.get("footer", {}).get("text", "")) <= 2_048
+        assert units(embed.get("author", {}).get("name", "")) <= 256
+        assert embed.get("title") or embed.get("description")
+        assert len(embed.get("url", "")) <= 2_048
+    written = json.dumps(embeds, ensure_ascii=False).lower()
+    assert "@everyone" not in "".join(e.get("title", "") + e.get("description", "") for e in embeds).lower()
+    assert UNSUBSCRIBE.lower() in written
+
+
+@slow_data
+@given(issues)
+def test_any_issue_fits_slack(given_issue: Issue) -> None:
+    """Whatever titles, texts and addresses hold, Slack takes the message."""
+    check_slack(slack.newsletter_blocks(given_issue))
+
+
+@slow_data
+@given(alerts)
+def test_any_alert_fits_slack(message: AlertMessage) -> None:
+    """The same for alerts."""
+    check_slack(slack.alert_blocks(message))
+
+
+@slow_data
+@given(issues)
+def test_any_issue_fits_discord(given_issue: Issue) -> None:
+    """Whatever titles, texts and addresses hold, Discord takes the message and nobody is pinged."""
+    check_discord(discord.newsletter_embeds(given_issue))
+
+
+@slow_data
+@given(alerts)
+def test_any_alert_fits_discord(message: AlertMessage) -> None:
+    """The same for alerts."""
+    check_discord(discord.alert_embeds(message))
+
+
+@slow_data
+@given(issues)
+def test_any_issue_fits_a_webhook(given_issue: Issue) -> None:
+    """A payload is JSON below 20 kB and names its delivery."""
+    payload = webhook.newsletter_payload(given_issue, delivery_id="20261123-x", source_id="daily@x", timestamp=PUBLISHED)
+    assert len(payload) < 20_000
+    document = json.loads(payload)
+    assert document["type"] == "newswire.newsletter.issued"
+    assert document["data"]["delivery_id"] == "20261123-x"
+    assert len(document["data"]["items"]) + document["data"]["items_left_out"] == len(given_issue.items)
+
+
+@slow_data
+@given(alerts)
+def test_any_alert_fits_a_webhook(message: AlertMessage) -> None:
+    """The same for alerts."""
+    payload = webhook.alert_payload(message, delivery_id="20261123-x", source_id="a", timestamp=PUBLISHED)
+    assert len(payload) < 20_000
+    assert json.loads(payload)["type"] == "newswire.alert.raised"
+
+
+def test_twenty_items_reach_slack_and_discord_as_links() -> None:
+    """An issue of the largest size loses no item on either channel."""
+    large = issue(20)
+    _, blocks = slack.newsletter_blocks(large)
+    embeds = discord.newsletter_embeds(large)
+    for number in range(20):
+        assert f"https://example.org/p/{number}|" in json.dumps(blocks)
+        assert f"https://example.org/p/{number}" in json.dumps(embeds)
+
+
+def test_left_out_items_are_counted_in_words() -> None:
+    """When not even titles fit, the message says how many more there are."""
+    long = "x" * 900
+    items = tuple(IssueItem(content(n, url=f"https://example.org/{n}/{long}", title="t" * 290), "") for n in range(20))
+    _, blocks = slack.newsletter_blocks(issue(items=items))
+    shown = sum(1 for block in blocks if block["type"] == "section")
+    assert 0 < shown < 20
+    assert f"and {20 - shown} more" in json.dumps(blocks)
+
+
+def test_mentions_in_content_are_shown_not_made() -> None:
+    """A title that asks for a mention is text."""
+    nasty = issue(items=(IssueItem(content(title="<!channel> <@U1> @everyone **x**"), ""),))
+    _, blocks = slack.newsletter_blocks(nasty)
+    assert "&lt;!channel&gt; &lt;@U1&gt;" in blocks[3]["text"]["text"]
+    assert (
+        discord.newsletter_embeds(nasty)[1]["title"]
+        == "\\<\\!channel\\>".replace("\\!", "!") + " \\<@U1\\> @\u200beveryone \\*\\*x\\*\\*"
+    )
+
+
+def test_fragments_are_rendered_once_for_all_subscribers() -> None:
+    """The same publication, language and channel is one fragment, whatever the reason; another revision is another one."""
+    cache = FragmentCache()
+    one = slack.newsletter_blocks(issue(items=(IssueItem(content(1), "topic:a"),)), cache)
+    other = slack.newsletter_blocks(issue(items=(IssueItem(content(1, title="not asked for"), "topic:b"),)), cache)
+    assert len(cache) == 1
+    assert one[1][3] == other[1][3]
+    assert one[1][4] != other[1][4]
+    slack.newsletter_blocks(issue(items=(IssueItem(content(1, revision=2), ""),)), cache)
+    assert len(cache) == 2
+
+
+def test_fragment_cache_is_bounded() -> None:
+    """The least recently used fragment goes first."""
+    cache = FragmentCache(max_entries=3)
+    for number in range(10):
+        slack.newsletter_blocks(issue(items=(IssueItem(content(number), ""),)), cache)
+    assert len(cache) == 3
+
+
+def test_same_issue_is_the_same_bytes() -> None:
+    """Every attempt of a webhook sends the same body."""
+    payloads = {
+        webhook.newsletter_payload(issue(), delivery_id="d", source_id="s", timestamp=PUBLISHED, cache=cache)
+        for cache in (None, FragmentCache())
+    }
+    assert len(payloads) == 1
+
+
+def test_german_subscribers_get_german_phrases() -> None:
+    """The subscriber's language decides about fixed phrases and dates; an unknown one falls back to English."""
+    assert "Abbestellen" in json.dumps(slack.newsletter_blocks(issue(language="de-AT"))[1])
+    assert "Sonntag, 22. November 2026" in json.dumps(slack.newsletter_blocks(issue(language="de"))[1])
+    assert "Unsubscribe" in json.dumps(discord.newsletter_embeds(issue(language="fr")))
+    assert discord.alert_embeds(alert(language="de"))[0]["author"]["name"] == "Dringende Meldung"

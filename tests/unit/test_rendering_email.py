@@ -1,0 +1,184 @@
+"""Email: one layout a call, escaped data an entry, and a message that reads well in every client."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from core.rendering.email import (
+    alert_email,
+    alert_entry,
+    alert_layout,
+    newsletter_email,
+    newsletter_entry,
+    newsletter_layout,
+    newsletter_subject,
+)
+from core.rendering.fragments import FragmentCache
+from core.rendering.model import AlertMessage, Issue, IssueItem
+from core.rendering.templating import fill
+from tests.rendering_samples import alert, alerts, content, issue, issues
+
+PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}")
+VOID = {"meta", "br", "img", "hr", "link", "input"}
+slow_data = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+class Page(HTMLParser):
+    """Collects elements, links and visible text, and checks that elements are closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.attributes: set[str] = set()
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not [tag for tag in self._open if tag != "p"], f"not closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] not in ("style", "title"):
+            self.text += data
+
+
+def check_email(subject: str, html: str, text: str) -> Page:
+    assert subject
+    assert "\n" not in subject + "\r"[:0]
+    page = Page(html)
+    assert not {"script", "img", "iframe", "form", "object"} & set(page.tags)
+    assert not {name for name in page.attributes if name.startswith("on")}
+    assert all(link.startswith(("https://", "http://")) for link in page.links)
+    assert "https://edge.example/u/AbC-_1" in page.links
+    assert "https://edge.example/u/AbC-_1" in text
+    assert not PLACEHOLDER.search(html + text + subject)
+    assert len(html.encode()) < 102_000, "Gmail cuts larger messages off"
+    return page
+
+
+@slow_data
+@given(issues)
+def test_any_issue_is_sound_html(given_issue: Issue) -> None:
+    """No content adds an element, an attribute, a script, a header or a placeholder."""
+    message = newsletter_email(given_issue)
+    page = check_email(message.subject, message.html, message.text)
+    assert page.tags.count("h2") == len(given_issue.items)
+
+
+@slow_data
+@given(alerts)
+def test_any_alert_is_sound_html(message: AlertMessage) -> None:
+    """The same for alerts."""
+    email = alert_email(message)
+    check_email(email.subject, email.html, email.text)
+
+
+def test_layout_and_entry_speak_of_the_same_placeholders() -> None:
+    """SES fails an entry for a placeholder without a value; a value without a placeholder would be waste."""
+    layout = newsletter_layout("Daily", "Daily", "1 Street", "en")
+    used = set(PLACEHOLDER.findall(layout.subject + layout.html + layout.text))
+    assert used == set(newsletter_entry(issue()))
+    layout = alert_layout("Daily", "1 Street", "en")
+    assert set(PLACEHOLDER.findall(layout.subject + layout.html + layout.text)) == set(alert_entry(alert()))
+
+
+def test_layout_uses_simple_substitution_only() -> None:
+    """Inline templates of SES know no conditions, loops or partials."""
+    layout = newsletter_layout("Daily", "Daily", "1 Street", "en")
+    braces = layout.subject + layout.html.split("</style>", 1)[1] + layout.text
+    assert not re.search(r"\{\{[^a-z]|\{\{\{", braces)
+
+
+def test_layout_is_the_same_object_for_all_entries() -> None:
+    """It is made once for a newsletter and language, so that asking for each entry costs nothing."""
+    assert newsletter_layout("Daily", "D", "1", "de-AT") is newsletter_layout("Daily", "D", "1", "de")
+
+
+def test_survives_the_json_of_template_data() -> None:
+    """Quotes, backslashes and line ends of data reach the template as they are."""
+    entry = newsletter_entry(issue(items=(IssueItem(content(title='A "quoted" \\ title', summary="line\nline"), ""),)))
+    assert json.loads(json.dumps(entry)) == entry
+    assert fill("{{subject}}", entry) == 'A "quoted" \\ title'
+
+
+def test_data_is_not_read_as_a_placeholder() -> None:
+    """A title cannot pull another value into its place, even where values are filled in one after the other."""
+    nasty = issue(items=(IssueItem(content(title="{{unsubscribe_url}}", summary="{{subject}}"), "{{date}}"),))
+    entry = newsletter_entry(nasty)
+    assert not any(PLACEHOLDER.search(value) for value in entry.values())
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"), [("{title}", "Paper 0 on things"), ("News: {title}", "News: Paper 0 on things"), ("", "Daily Brief")]
+)
+def test_subject_takes_the_first_title(subject: str, expected: str) -> None:
+    """{title} is the title of the first item; an empty subject is the newsletter's name."""
+    assert newsletter_subject(issue(subject=subject)) == expected
+
+
+def test_shows_what_a_reader_needs() -> None:
+    """Name, date, count, titles, authors, reasons, why they get it, sender and postal address."""
+    message = newsletter_email(issue(3))
+    page = Page(message.html)
+    for text in (page.text, message.text):
+        for part in (
+            "3 picks for you",
+            "Sunday, November 22, 2026",
+            "Paper 2 on things",
+            "Ada Lovelace, Emmy Noether",
+            "You follow hep-ph",
+        ):
+            assert part in text
+        assert "because you subscribed to Daily Brief" in " ".join(text.split())
+        assert "1 Example Street, Berlin" in text
+    assert "Also: Paper 1 on things; Paper 2 on things" in page.text
+
+
+def test_is_made_for_narrow_screens_and_dark_mode() -> None:
+    """Reading width 600 px, a narrow layout, both colour schemes, text without automatic enlargement."""
+    html = newsletter_email(issue()).html
+    assert "max-width:600px" in html
+    assert "prefers-color-scheme:dark" in html
+    assert "@media (max-width:480px)" in html
+    assert 'name="color-scheme" content="light dark"' in html
+
+
+def test_plain_text_is_wrapped() -> None:
+    """No line of the text part is longer than 72 columns, addresses excepted."""
+    lines = newsletter_email(issue()).text.splitlines()
+    assert all(len(line) <= 72 for line in lines if "://" not in line)
+
+
+def test_right_to_left_titles_keep_their_direction() -> None:
+    """Each text is isolated, so that its direction does not reach its neighbours."""
+    html = newsletter_email(issue(items=(IssueItem(content(title="مرحبا", language="ar"), ""),))).html
+    assert 'dir="auto" lang="ar"' in html
+
+
+def test_fragments_are_shared_between_reasons() -> None:
+    """An item is rendered once; each issue has its own reason in it."""
+    cache = FragmentCache()
+    one = newsletter_entry(issue(items=(IssueItem(content(1), "topic:a<b"),)), cache)
+    other = newsletter_entry(issue(items=(IssueItem(content(1), ""),)), cache)
+    assert len(cache) == 1
+    assert "You follow a&lt;b" in one["items_html"]
+    assert "You follow a<b" in one["items_text"]
+    assert "You follow" not in other["items_html"] + other["items_text"]
+
+
+def test_an_entry_is_small() -> None:
+    """Ten items are about 17 kB of data: the layout is not among them."""
+    assert len(json.dumps(newsletter_entry(issue(10)))) < 25_000

@@ -1,0 +1,54 @@
+"""Tests of the ticker's pure parts and of the slot that the command takes."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from core.errors import InputError
+from streams.commands import parse_slot
+from streams.ticker import due_minutes
+
+NOW = datetime(2026, 11, 22, 9, 0, 30, tzinfo=UTC)
+MINUTE = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
+
+
+def test_begins_at_the_current_minute():
+    """Without a tick in the log there is nothing to make up for."""
+    assert due_minutes(None, NOW) == [MINUTE]
+
+
+def test_continues_without_gap_or_repeat():
+    """From the minute after the last one."""
+    assert due_minutes(MINUTE - timedelta(minutes=3), NOW) == [MINUTE - timedelta(minutes=back) for back in (2, 1, 0)]
+    assert due_minutes(MINUTE, NOW) == []
+    assert due_minutes(MINUTE + timedelta(minutes=5), NOW) == [], "a clock that was set back waits"
+
+
+def test_a_longer_gap_is_filled_for_a_day():
+    """What is older would be past not_after."""
+    minutes = due_minutes(MINUTE - timedelta(days=3), NOW)
+    assert (minutes[0], minutes[-1], len(minutes)) == (MINUTE - timedelta(hours=24), MINUTE, 24 * 60 + 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("tomorrow", "no time"),
+        ("2026-11-22T09:00", "no time"),
+        ("2026-11-31T09:00Z", "no time that exists"),
+        ("2026-11-22T09:00:30Z", "whole minute"),
+        ("2026-11-21T08:59Z", "24 hours ago"),
+        ("2026-11-23T09:01Z", "24 hours ahead"),
+    ],
+)
+def test_a_slot_that_cannot_be_meant_is_refused(text, word):
+    """The message says what is wrong."""
+    with pytest.raises(InputError, match=word):
+        parse_slot(text, NOW, at_any_time=False)
+
+
+def test_slots_that_are_taken():
+    """With any zone, the current minute by default, and any time for a replay."""
+    assert parse_slot("2026-11-22T10:00+01:00", NOW, at_any_time=False) == MINUTE
+    assert parse_slot(None, NOW, at_any_time=False) == MINUTE
+    assert parse_slot("2020-01-01T00:00Z", NOW, at_any_time=True).year == 2020
