@@ -1,0 +1,1 @@
+"""Delivery, a file a provider; the delivery loop, the ledger and consent."""

@@ -1,0 +1,220 @@
+"""Before and during the call: compose, render, look at consent a last time, call the provider once.
+
+Consumes claimed deliveries in order; gives an outcome for each to the settlement. Ordering: calls start in the order in
+which deliveries come, per subscriber (all are of one lane). Guarantees: no call begins while consent is more than
+`consent_lag_s` behind its logs, for somebody whom it bars, after not_after, or on a lease that could end before the call.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+from core.outcomes import Dead, Outcome, Retry, Skipped
+from core.rendering.model import Issue
+from runtime import metrics
+from runtime.clock import Clock
+from runtime.failpoints import hit_async
+from runtime.settings import Settings
+from sinks.compose import Composer
+from sinks.delivery import Delivery
+from sinks.flight import Flight
+from sinks.knowledge import Knowledge
+from sinks.ledger import Ledger
+from sinks.provider import Message, Prepared, Provider, allowed
+from sinks.settle import RELEASED, Settlement, gather, persist
+
+SHORT_RETRY_S: Final = 2.0
+"""A longer wait is spent in the ledger, so that it does not fill the window."""
+SHORT_TRIES: Final = 2
+"""Further tries in the process before a delivery is parked."""
+COMPOSE_BATCH: Final = 200
+"""Most deliveries composed at once."""
+LEASE_MARGIN_S: Final = 0.5
+"""What must be left of a lease beyond the longest call; else it is renewed first."""
+_WAIT_S: Final = 0.02
+
+log = logging.getLogger(__name__)
+
+
+class Calls:
+    """The calling half of one sink process."""
+
+    def __init__(
+        self, settings: Settings, provider: Provider, composer: Composer, knowledge: Knowledge, ledger: Ledger,
+        settlement: Settlement, flight: Flight, clock: Clock, spawn: Callable[[Any], None],
+    ) -> None:  # fmt: skip
+        self._settings, self._provider, self._composer, self._knowledge = settings, provider, composer, knowledge
+        self._ledger, self._settlement, self._flight, self._clock, self._spawn = ledger, settlement, flight, clock, spawn
+        self._claimed: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._groups: asyncio.Queue[list[Prepared]] = asyncio.Queue(maxsize=2 * provider.calls)
+        self._slots = asyncio.Semaphore(provider.calls)
+
+    def claimed(self, delivery: Delivery) -> None:
+        """Take a claimed delivery."""
+        self._flight.take(delivery)
+        self._claimed.put_nowait(delivery)
+
+    async def prepare(self) -> None:
+        """Compose and render claimed deliveries and put them together for calls, for ever."""
+        while True:
+            deliveries = await gather(self._claimed, COMPOSE_BATCH)
+            messages = await persist("compose", partial(self._composer.compose, deliveries))
+            for group in grouped(self._provider, self._deliverable(deliveries, messages)):
+                prepared = [p for message in group if (p := self._render(message)) is not None]
+                if prepared:
+                    await self._groups.put(prepared)
+                await asyncio.sleep(0)  # rendering is work: let answers be read in between
+
+    def _deliverable(self, deliveries: Sequence[Delivery], made: Sequence[Message | Outcome]) -> list[Message]:
+        messages = []
+        for delivery, one in zip(deliveries, made, strict=True):
+            if not isinstance(one, Message):
+                self._settlement.outcome(delivery, one)
+            elif not allowed(self._settings, self._provider.recipient(one.address)):
+                self._settlement.outcome(delivery, Skipped("not_allowed"))
+            else:
+                messages.append(one)
+        return messages
+
+    def _render(self, message: Message) -> Prepared | None:
+        if not self._flight.may_start(message.delivery):
+            self._settlement.outcome(message.delivery, Retry(0.0, RELEASED))
+            return None
+        body = self._provider.render(message)
+        if isinstance(body, Dead):
+            self._settlement.outcome(message.delivery, body)
+            return None
+        return Prepared(message, body)
+
+    async def dispatch(self) -> None:
+        """Start calls one after the other, for ever. The only place where a first call starts, so that order is kept."""
+        while True:
+            group = await self._groups.get()
+            await self._start(group)
+
+    async def _start(self, group: list[Prepared]) -> None:
+        await self._slots.acquire()
+        ready: list[Prepared] = []
+        try:
+            ready = await self._last_look(group)
+        finally:
+            if not ready:
+                self._slots.release()
+        if ready:
+            self._spawn(self._call(ready))
+
+    async def _last_look(self, group: list[Prepared]) -> list[Prepared]:
+        """Return those of a group that may be called for now; the others get their outcome. Nothing is awaited after the look."""
+        group = await self._leased(group)
+        while not self._knowledge.current() and any(self._flight.may_start(p.message.delivery) for p in group):
+            await asyncio.sleep(_WAIT_S)
+            group = await self._leased(group)
+        return [looked for one in group if (looked := self._looked_at(one)) is not None]
+
+    async def _leased(self, group: list[Prepared]) -> list[Prepared]:
+        """Renew leases that could end before the call does; what has lost its claim is let go."""
+        needed_s = self._settings.provider_timeout_s + LEASE_MARGIN_S
+        now_s = self._clock.monotonic()
+        short = [p.message.delivery for p in group if p.message.delivery.lease_ends_s < now_s + needed_s]
+        if not short:
+            return group
+        held = await persist("leases", lambda: self._ledger.begin_attempt(short, self._clock.monotonic(), again=False))
+        lost = {d.delivery_id for d in short} - {d.delivery_id for d in held}
+        for delivery in (d for d in short if d.delivery_id in lost):
+            log.warning("%s: the claim ended before the call; nothing was sent by this process", delivery.delivery_id)
+            self._flight.finish(delivery)
+        return [p for p in group if p.message.delivery.delivery_id not in lost]
+
+    def _looked_at(self, prepared: Prepared) -> Prepared | None:
+        message, delivery = prepared.message, prepared.message.delivery
+        outcome: Outcome | None = None
+        reason = self._knowledge.bars.reason_against(delivery)
+        if not self._flight.may_start(delivery):
+            outcome = Retry(0.0, RELEASED)
+        elif reason is not None:
+            outcome = Skipped(reason)
+        elif delivery.not_after <= self._clock.now():
+            outcome = Dead("attempts_exhausted") if delivery.attempt > 1 else Skipped("expired")
+        elif isinstance(message.content, Issue):
+            return self._without_retracted(prepared, message.content)
+        if outcome is None:
+            return prepared
+        self._settlement.outcome(delivery, outcome)
+        return None
+
+    def _without_retracted(self, prepared: Prepared, issue: Issue) -> Prepared | None:
+        """Return the issue without what was retracted since it was rendered."""
+        items = tuple(item for item in issue.items if not self._knowledge.bars.retracted(item.content.publication_id))
+        if len(items) == len(issue.items):
+            return prepared
+        if not items:
+            self._settlement.outcome(prepared.message.delivery, Skipped("empty_issue"))
+            return None
+        return self._render(replace(prepared.message, content=replace(issue, items=items)))
+
+    async def _call(self, group: list[Prepared]) -> None:
+        began = self._clock.monotonic()
+        try:
+            await hit_async("sink.before_call")
+            for one in group:
+                one.message.delivery.tries += 1
+                one.message.delivery.called = True
+            outcomes = await self._provider.call(group)
+            await hit_async("sink.after_call")
+        finally:
+            self._slots.release()
+        metrics.STEP_SECONDS.labels(self._provider.channel, "call").observe(self._clock.monotonic() - began)
+        again: dict[float, list[tuple[Prepared, Retry]]] = {}
+        for prepared, outcome in zip(group, outcomes, strict=True):
+            delivery = prepared.message.delivery
+            if isinstance(outcome, Retry) and outcome.after_s <= SHORT_RETRY_S and delivery.tries <= SHORT_TRIES:
+                again.setdefault(outcome.after_s, []).append((prepared, outcome))
+            else:
+                self._settlement.outcome(delivery, outcome)
+        for after_s, pairs in again.items():
+            self._spawn(self._again(after_s, pairs))
+
+    async def _again(self, after_s: float, pairs: list[tuple[Prepared, Retry]]) -> None:
+        """Wait a little and try once more, as a new attempt in the ledger; when the process stops, park instead."""
+        until = self._clock.monotonic() + after_s
+        while self._clock.monotonic() < until and all(  # noqa: ASYNC110 - what ends it is in several places
+            self._flight.may_start(p.message.delivery) for p, _ in pairs
+        ):
+            await asyncio.sleep(min(0.05, max(0.0, until - self._clock.monotonic())))
+        going = [p for p, _ in pairs if self._flight.may_start(p.message.delivery)]
+        held = set[str]()
+        if going:
+            deliveries = [p.message.delivery for p in going]
+            step = await persist("attempts", lambda: self._ledger.begin_attempt(deliveries, self._clock.monotonic(), again=True))
+            held = {d.delivery_id for d in step}
+        for prepared, outcome in pairs:
+            if prepared.message.delivery.delivery_id not in held:
+                self._settlement.outcome(prepared.message.delivery, outcome)
+        for messages in grouped(self._provider, [p.message for p in going if p.message.delivery.delivery_id in held]):
+            bodies = {p.message.delivery.delivery_id: p for p in going}
+            await self._start([bodies[m.delivery.delivery_id] for m in messages])
+
+
+def grouped(provider: Provider, messages: Sequence[Message]) -> list[list[Message]]:
+    """Return messages put together for calls, at most `entries` in each.
+
+    Two messages of one subscriber keep their order: when the second would join or open another group than the first's,
+    all open groups go first.
+    """
+    done: list[list[Message]] = []
+    open_: dict[Hashable, list[Message]] = {}
+    where: dict[str, Hashable] = {}
+    for message in messages:
+        key, subscriber = provider.group(message), message.delivery.subscriber_id
+        if where.get(subscriber, key) != key:
+            done += open_.values()
+            open_, where = {}, {}
+        group = open_.setdefault(key, [])
+        group.append(message)
+        where[subscriber] = key
+        if len(group) == provider.entries:
+            done.append(open_.pop(key))
+    return done + list(open_.values())

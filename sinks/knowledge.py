@@ -1,0 +1,113 @@
+"""What a sink process knows by following the logs itself: consent, definitions of newsletters, new texts of alerts.
+
+Consumes subscribers, publications, alerts, controls and newsletters without a group. Consent starts from the table in the
+ledger's database and goes on from its offsets, so that a start does not fold the whole log; alerts and newsletters are
+read from their beginning. Guarantee: `current()` is true only while everything that was in the logs `consent_lag_s` ago
+is applied.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from runtime.clock import Clock, SystemClock
+from runtime.kafka import LogFollower
+from runtime.settings import Settings
+from schemas.codec import TYPE_PREFIX, Codec
+from schemas.records import Event, Raw
+from schemas.topics import Topics
+from sinks.consent import FOLDED, Barred, Bars
+
+UPDATE_LIFETIME: Final = timedelta(days=6)
+"""How long the new text of an alert is kept: its deliveries end within 5 days."""
+_WANTED: Final = frozenset(f"{TYPE_PREFIX}{name}".encode() for name in (*FOLDED, "NewsletterDefined", "AlertUpdated"))
+
+
+class Wanted:
+    """A codec for a follower that decodes only what it applies; publications alone would be most of the work."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+
+    def decode(self, raw: Raw) -> Event:
+        """Return the event; for a record whose ce_type says that it is of no interest, an empty one."""
+        kind = next((value for name, value in raw.headers if name == "ce_type"), None)
+        if kind is None or kind in _WANTED:
+            return self._codec.decode(raw)
+        when = datetime.fromtimestamp(raw.timestamp_ms / 1000, UTC)
+        return Event("", {}, "", "", "", when, raw.topic, raw.partition, raw.offset, None, None, None)
+
+
+def consent_topics(topics: Topics) -> tuple[str, ...]:
+    """Return the topics that consent is folded from."""
+    return topics.subscribers, topics.publications, topics.alerts, topics.controls
+
+
+class Knowledge:
+    """Bars, newsletters and alert texts of one process; a thread keeps them current."""
+
+    def __init__(self, settings: Settings, topics: Topics, codec: Codec, *, name: str, clock: Clock | None = None) -> None:
+        self._settings, self._topics, self._codec, self._name = settings, topics, codec, name
+        self._clock = clock or SystemClock()
+        self._follower: LogFollower | None = None
+        self.bars = Bars()
+        self._newsletters: dict[str, dict[str, Any]] = {}
+        self._updates: dict[str, dict[str, Any]] = {}
+
+    def start(self, barred: Iterable[tuple[str, Barred]], offsets: Mapping[tuple[str, int], int]) -> None:
+        """Begin with the barred subjects as of these offsets and follow from there."""
+        self.bars = Bars(barred)
+        followed = (*consent_topics(self._topics), self._topics.newsletters)
+        # alerts from the beginning, for their new texts; folding a cancellation twice changes nothing
+        offsets = {tp: offset for tp, offset in offsets.items() if tp[0] in followed and tp[0] != self._topics.alerts}
+        self._follower = LogFollower(
+            self._settings,
+            followed,
+            self.apply,
+            Wanted(self._codec),  # type: ignore[arg-type]
+            name=self._name,
+            offsets=offsets,
+            clock=self._clock,
+        )
+        self._follower.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        if self._follower is not None:
+            self._follower.stop()
+
+    async def ready(self, timeout_s: float) -> None:
+        """Wait until the logs have been read to their end once; Unavailable after `timeout_s`."""
+        assert self._follower is not None
+        await self._follower.wait_caught_up(timeout_s)
+
+    def current(self) -> bool:
+        """Return whether consent is known well enough to send; raises what stopped the follower."""
+        assert self._follower is not None
+        failed = self._follower.failed()
+        if failed is not None:
+            raise failed
+        return self._clock.monotonic() - self._follower.caught_up_at() <= self._settings.consent_lag_s
+
+    def apply(self, event: Event) -> None:
+        """Apply one event."""
+        if event.name in FOLDED:
+            self.bars.fold(event, self._clock.now())
+        elif event.name == "NewsletterDefined":
+            known = self._newsletters.get(event.key)
+            if known is None or event.value["revision"] >= known["revision"]:
+                self._newsletters[event.key] = event.value
+        elif event.name == "AlertUpdated":
+            self._updates.pop(event.key, None)
+            self._updates[event.key] = event.value
+            limit = self._clock.now() - UPDATE_LIFETIME
+            while self._updates and self._updates[oldest := next(iter(self._updates))]["updated_at"] < limit:
+                del self._updates[oldest]
+
+    def newsletter(self, newsletter_id: str) -> dict[str, Any] | None:
+        """Return the newest definition of a newsletter."""
+        return self._newsletters.get(newsletter_id)
+
+    def alert_update(self, alert_id: str) -> dict[str, Any] | None:
+        """Return the newest text of an alert, when it was changed after it had been raised."""
+        return self._updates.get(alert_id)

@@ -1,0 +1,159 @@
+"""One sink process: a channel and a lane, from deliveries in Kafka to delivery-status in Kafka.
+
+Consumes deliveries.<channel>.<lane> as the group <prefix>.sink.<channel>.<lane>; produces delivery-status. State: the
+ledger. Ordering key: subscriber. The steps of a delivery, each a task of its own with what it needs:
+
+    intake.poll -> intake.claim -> calls.prepare -> calls.dispatch -> call -> settlement.write_outcomes
+                -> settlement.report_outcomes -> intake.commit;  sweeper beside them
+
+Guarantees: no delivery reaches the provider twice unless it was recorded as unknown first; none is lost; no call begins
+later than 2 s after an acknowledged unsubscribe, recall or stop. If a step raises what it does not expect, the process
+ends at once: what was claimed becomes unknown when its lease ends, everything else is read again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from core.errors import SetupError
+from runtime import metrics
+from runtime.clock import Clock, SystemClock
+from runtime.content import ContentReader
+from runtime.kafka import ensure_first_offsets
+from runtime.keys import KeyStore
+from runtime.producer import Producer
+from runtime.settings import Settings
+from schemas.codec import Codec
+from schemas.registry import RegistrySource
+from schemas.topics import Topics
+from sinks.calls import LEASE_MARGIN_S, Calls
+from sinks.compose import Composer
+from sinks.flight import Flight
+from sinks.intake import Intake
+from sinks.knowledge import Knowledge
+from sinks.ledger import Ledger, open_pool
+from sinks.provider import Provider
+from sinks.registry import PROVIDERS
+from sinks.settle import Settlement, persist
+from sinks.sweeper import Sweeper
+
+CONNECTIONS: Final = 3
+"""Connections to the ledger: claims, outcomes and reports go on side by side, the sweeper takes turns."""
+BATCH: Final = {"urgent": 100, "bulk": 500}
+"""Most records in one claim: an alert does not wait for a large batch to be put together."""
+WINDOW: Final = {"urgent": 1_000, "bulk": 2_000}
+"""Most deliveries in hand: some 60 MB when all are rendered mails of 30 kB."""
+EXIT_CODE: Final = 70
+START_TIMEOUT_S: Final = 60.0
+"""Longest wait for consent to be known at start; then the process ends and its supervisor starts it again."""
+
+log = logging.getLogger(__name__)
+
+
+class Sink:
+    """One sink process, put together."""
+
+    def __init__(
+        self, settings: Settings, channel: str, lane: str, *, provider: Provider | None = None, clock: Clock | None = None
+    ) -> None:
+        """SetupError when a setting is missing or does not fit."""
+        settings.require("ledger_database_url", "keys_database_url", "receipt_key", "token_keys")
+        if settings.lease_s <= settings.provider_timeout_s + LEASE_MARGIN_S:
+            raise SetupError(
+                f"NEWSWIRE_LEASE_S={settings.lease_s:g} must be longer than NEWSWIRE_PROVIDER_TIMEOUT_S="
+                f"{settings.provider_timeout_s:g} "
+                "by more than half a second: a lease must not end during a call."
+            )
+        self._settings, self._channel, self._lane = settings, channel, lane
+        self._clock: Clock = clock or SystemClock()
+        self._topics = Topics(settings.topic_prefix, settings.shards)
+        self._codec = Codec(self._topics, RegistrySource(settings.schema_registry_url))
+        self._provider = provider or PROVIDERS[channel](settings)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stop: asyncio.Event | None = None
+
+    async def run(self) -> int:
+        """Run until SIGTERM or SIGINT; return the exit code."""
+        name = f"{self._channel}-{self._lane}"
+        self._stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        settings, clock = self._settings, self._clock
+        async with contextlib.AsyncExitStack() as stack:
+            pool = open_pool(settings.ledger_database_url, CONNECTIONS)
+            await pool.open()
+            stack.push_async_callback(pool.close)
+            producer = Producer(settings, f"newswire-sink-{name}")
+            stack.push_async_callback(asyncio.to_thread, producer.close)
+            keys = KeyStore(settings)
+            stack.callback(keys.close)
+            reader = ContentReader(settings, self._codec, clock=clock)
+            stack.callback(reader.close)
+            knowledge = Knowledge(settings, self._topics, self._codec, name=f"sink-{name}", clock=clock)
+            stack.callback(knowledge.stop)
+            await self._provider.open()
+            stack.push_async_callback(self._provider.close)
+
+            ledger = Ledger(
+                pool, channel=self._channel, lane=self._lane, lease_s=settings.lease_s, consent_lag_s=settings.consent_lag_s
+            )
+            flight = Flight(WINDOW[self._lane])
+            settlement = Settlement(
+                settings, ledger, keys, self._codec, self._topics, producer, flight, clock, channel=self._channel, lane=self._lane
+            )
+            composer = Composer(settings, self._topics, keys, reader, knowledge)
+            calls = Calls(settings, self._provider, composer, knowledge, ledger, settlement, flight, clock, self._spawn)
+            intake = Intake(
+                settings, self._topics, self._codec, producer, ledger, calls, settlement, flight, clock,
+                channel=self._channel, lane=self._lane, batch=BATCH[self._lane],
+            )  # fmt: skip
+            sweeper = Sweeper(settings, ledger, self._codec, intake.topic, calls, settlement, flight, clock)
+
+            await self._prepare(ledger, knowledge, intake)
+            intake.open()
+            for step in (
+                settlement.write_outcomes, settlement.report_outcomes, calls.prepare, calls.dispatch, intake.claim, intake.poll,
+                intake.commit, sweeper.run,
+            ):  # fmt: skip
+                self._spawn(step())
+            log.info("the sink %s runs", name)
+            await self._stop.wait()
+            flight.stopping = True
+            await intake.drain()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        log.info("the sink %s has stopped", name)
+        return 0
+
+    async def _prepare(self, ledger: Ledger, knowledge: Knowledge, intake: Intake) -> None:
+        """Make the days' partitions, learn consent, and give a new group its first offsets."""
+        await persist("days", lambda: ledger.ensure_days(self._clock.now().date()))
+        rows, offsets = await persist("consent", ledger.consent)
+        knowledge.start(rows, offsets)
+        await knowledge.ready(START_TIMEOUT_S)
+        await asyncio.to_thread(ensure_first_offsets, self._settings, intake.group, [intake.topic])
+        metrics.serve(self._settings.metrics_port)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("the sink ends: %s", error, exc_info=error)
+            logging.shutdown()
+            os._exit(EXIT_CODE)
+
+
+def run(settings: Settings, channel: str, lane: str) -> int:
+    """Run one sink until SIGTERM; for the command."""
+    import uvloop
+
+    return uvloop.run(Sink(settings, channel, lane).run())

@@ -1,0 +1,263 @@
+"""Email through Amazon SES v2: SendBulkEmail, up to 50 messages a call.
+
+Consumes messages of one layout (newsletter, its wording, language) a call; the layout goes once, in TemplateContent, and
+an entry carries only what differs. Produces an outcome for each entry: HTTP 200 is no success, every entry's Status is.
+Guarantee: one request a call, because the client's own retries are off. SES has no idempotency token: a lost answer is
+unknown, and is resolved by the tag `delivery_id` when the SEND event comes.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from email.utils import formataddr
+from functools import partial
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
+
+import orjson
+
+from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
+from core.rendering.email import EmailLayout, alert_entry, alert_layout, newsletter_entry, newsletter_layout
+from core.rendering.fragments import FragmentCache
+from core.rendering.model import Issue
+from core.rendering.text import header_value
+from runtime.settings import Settings
+from sinks.provider import (
+    ACCOUNT,
+    ACCOUNT_RETRY_S,
+    CONNECT_TIMEOUT_S,
+    PROVIDER_ERROR,
+    SOON_S,
+    THROTTLED,
+    UNREACHABLE,
+    Message,
+    Prepared,
+    require_endpoint,
+    transport_outcome,
+)
+
+MAX_TEMPLATE_DATA: Final = 262_144
+"""Characters of an entry's data (API reference of SendBulkEmail)."""
+MAX_HEADER_VALUE: Final = 995
+"""Characters of a header's value."""
+QUOTA_RETRY_S: Final = 900.0
+"""Wait when the daily quota is used up: it is counted over a sliding day, so it frees up bit by bit."""
+BAD_REQUEST: Final = "bad_request"
+"""Reason of a Retry after a call of several entries that SES could not read."""
+_TAG: Final = re.compile(r"[^A-Za-z0-9_-]")
+_ADDRESS: Final = re.compile(r"[\x21-\x3b\x3d\x3f-\x7e]{1,64}@[A-Za-z0-9.-]{1,255}")
+"""Local parts must be ASCII (no SMTPUTF8), domains are in their ASCII form; whether it exists is SES's business."""
+
+STATUSES: Final[Mapping[str, Callable[[str], Outcome]]] = MappingProxyType(
+    {
+        "MESSAGE_REJECTED": lambda _: Dead("rejected"),
+        "INVALID_PARAMETER": lambda text: Dead("invalid_address" if "address" in text.lower() else "rejected"),
+        "TEMPLATE_NOT_FOUND": lambda _: Dead("rejected"),
+        "ACCOUNT_THROTTLED": lambda _: Retry(SOON_S, THROTTLED),
+        "ACCOUNT_DAILY_QUOTA_EXCEEDED": lambda _: Retry(QUOTA_RETRY_S, THROTTLED),
+        "TRANSIENT_FAILURE": lambda _: Retry(SOON_S, PROVIDER_ERROR),
+        "FAILED": lambda _: Retry(5.0, PROVIDER_ERROR),
+        "MAIL_FROM_DOMAIN_NOT_VERIFIED": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
+        "CONFIGURATION_SET_NOT_FOUND": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
+        "CONFIGURATION_SET_SENDING_PAUSED": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
+        "INVALID_SENDING_POOL_NAME": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
+        "ACCOUNT_SUSPENDED": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
+        "ACCOUNT_SENDING_PAUSED": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
+    }
+)
+"""BulkEmailStatus of one entry, but SUCCESS, and what it means. A status that is not listed was not accepted either."""
+
+ERRORS: Final[Mapping[str, Outcome]] = MappingProxyType(
+    {
+        "TooManyRequestsException": Retry(SOON_S, THROTTLED),
+        "ThrottlingException": Retry(SOON_S, THROTTLED),
+        "Throttling": Retry(SOON_S, THROTTLED),
+        "LimitExceededException": Retry(ACCOUNT_RETRY_S, THROTTLED),
+        "AccountSuspendedException": Retry(ACCOUNT_RETRY_S, ACCOUNT),
+        "SendingPausedException": Retry(ACCOUNT_RETRY_S, ACCOUNT),
+        "MailFromDomainNotVerifiedException": Retry(ACCOUNT_RETRY_S, ACCOUNT),
+        "NotFoundException": Retry(ACCOUNT_RETRY_S, ACCOUNT),
+        "MessageRejected": Dead("rejected"),
+    }
+)
+"""Errors of a whole call by their code; credentials (403) and 5xx are told by their HTTP status."""
+
+
+class Ses:
+    """SES of one region, or the sandbox's."""
+
+    channel: ClassVar[str] = "email"
+    entries: ClassVar[int] = 50
+    calls: ClassVar[int] = 4
+
+    def __init__(self, settings: Settings) -> None:
+        require_endpoint(settings, settings.ses_endpoint_url, "NEWSWIRE_SES_ENDPOINT_URL", "email")
+        self._settings = settings
+        self._fragments = FragmentCache()
+        self._client: Any = None
+        self._exit: Callable[[], Any] | None = None
+
+    async def open(self) -> None:
+        """Make the client. With an endpoint of its own it needs no credentials; Amazon's are found as botocore finds them."""
+        from aiobotocore.config import AioConfig
+        from aiobotocore.session import AioSession
+
+        config = AioConfig(
+            retries={"total_max_attempts": 1},
+            parameter_validation=False,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=self._settings.provider_timeout_s,
+            max_pool_connections=self.calls,
+        )
+        endpoint = self._settings.ses_endpoint_url
+        sandbox = (
+            {"endpoint_url": endpoint, "aws_access_key_id": "sandbox", "aws_secret_access_key": "sandbox"} if endpoint else {}
+        )
+        context = AioSession().create_client("sesv2", region_name=self._settings.ses_region, config=config, **sandbox)
+        self._client = await context.__aenter__()
+        self._exit = partial(context.__aexit__, None, None, None)
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        if self._exit is not None:
+            await self._exit()
+
+    def recipient(self, address: str) -> str:
+        """Return the mail address."""
+        return address.strip()
+
+    def group(self, message: Message) -> Hashable:
+        """Return sender and layout. What was in a call that was a bad request goes alone: one entry may spoil it."""
+        content = message.content
+        alone = message.delivery.delivery_id if message.delivery.alone else ""
+        if isinstance(content, Issue):
+            return (
+                "newsletter",
+                content.newsletter_name,
+                content.language,
+                content.from_name,
+                content.postal_address,
+                message.sender,
+                alone,
+            )
+        return "alert", content.language, content.from_name, content.postal_address, message.sender, alone
+
+    def render(self, message: Message) -> Any:
+        """Return the entry of SendBulkEmail."""
+        address = message.address.strip()
+        if not _ADDRESS.fullmatch(address):
+            return Dead("invalid_address")
+        content = message.content
+        data = newsletter_entry(content, self._fragments) if isinstance(content, Issue) else alert_entry(content)
+        text = orjson.dumps(data).decode()
+        if len(text) > MAX_TEMPLATE_DATA or len(content.unsubscribe_url) > MAX_HEADER_VALUE - 2:
+            return Dead("too_large")
+        delivery = message.delivery
+        return {
+            "Destination": {"ToAddresses": [address]},
+            "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": text}},
+            "ReplacementHeaders": [
+                {"Name": "List-Unsubscribe", "Value": f"<{content.unsubscribe_url}>"},
+                {"Name": "List-Unsubscribe-Post", "Value": "List-Unsubscribe=One-Click"},
+            ],
+            "ReplacementTags": _tags(
+                delivery_id=delivery.delivery_id,
+                subscriber_id=delivery.subscriber_id,
+                source_kind=delivery.source_kind,
+                newsletter_id=delivery.newsletter_id or "",
+            ),
+        }
+
+    async def call(self, prepared: Sequence[Prepared]) -> list[Outcome]:
+        """Send one SendBulkEmail."""
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        first = prepared[0].message
+        layout = _layout(first)
+        arguments: dict[str, Any] = {
+            "FromEmailAddress": formataddr((header_value(first.sender.name), first.sender.address)),
+            "DefaultContent": {
+                "Template": {
+                    "TemplateContent": {"Subject": layout.subject, "Html": layout.html, "Text": layout.text},
+                    "TemplateData": "{}",
+                }
+            },
+            "BulkEmailEntries": [p.body for p in prepared],
+        }
+        if first.sender.reply_to:
+            arguments["ReplyToAddresses"] = [first.sender.reply_to]
+        if self._settings.ses_configuration_set:
+            arguments["ConfigurationSetName"] = self._settings.ses_configuration_set
+        try:
+            async with asyncio.timeout(self._settings.provider_timeout_s):
+                answer = await self._client.send_bulk_email(**arguments)
+        except ClientError as error:
+            outcome = refusal(error.response, len(prepared))
+            for one in prepared:
+                one.message.delivery.alone = isinstance(outcome, Retry) and outcome.reason == BAD_REQUEST
+            return [outcome] * len(prepared)
+        except (BotoCoreError, ResponseParserError) as error:
+            return [connection_outcome(error)] * len(prepared)
+        except TimeoutError:
+            return [Unknown("answer_lost")] * len(prepared)
+        results = answer.get("BulkEmailEntryResults") or []
+        if len(results) != len(prepared):
+            return [Unknown("answer_lost")] * len(prepared)
+        return [entry_outcome(result) for result in results]
+
+
+def _layout(message: Message) -> EmailLayout:
+    content = message.content
+    if isinstance(content, Issue):
+        return newsletter_layout(content.newsletter_name, content.from_name, content.postal_address, content.language)
+    return alert_layout(content.from_name, content.postal_address, content.language)
+
+
+def _tags(**values: str) -> list[dict[str, str]]:
+    """Return message tags: ASCII letters, digits, _ and - only, at most 256 characters; empty ones are left out."""
+    return [{"Name": name, "Value": _TAG.sub("_", value)[:256]} for name, value in values.items() if value]
+
+
+def entry_outcome(result: Mapping[str, Any]) -> Outcome:
+    """Return the outcome of one entry of the answer."""
+    status = str(result.get("Status") or "")
+    if status == "SUCCESS":
+        return Sent(str(result.get("MessageId") or ""))
+    known = STATUSES.get(status)
+    return known(str(result.get("Error") or "")) if known else Retry(ACCOUNT_RETRY_S, PROVIDER_ERROR)
+
+
+def refusal(response: Mapping[str, Any], entries: int) -> Outcome:
+    """Return what a call that was refused as a whole means for each of its entries."""
+    error = response.get("Error", {})
+    code, text = str(error.get("Code", "")), str(error.get("Message", ""))
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+    if code in ERRORS:
+        return Retry(QUOTA_RETRY_S, THROTTLED) if "daily" in text.lower() and "Throttling" in code else ERRORS[code]
+    if status >= 500:
+        return Retry(SOON_S, PROVIDER_ERROR)
+    if status == 429:
+        return Retry(SOON_S, THROTTLED)
+    if status in (401, 403):
+        return Retry(ACCOUNT_RETRY_S, ACCOUNT)
+    if status == 200:
+        return Unknown("answer_lost")
+    # a bad request: one entry may have spoiled it for all, so each is tried alone (see `group`)
+    return Dead("too_large" if status == 413 else "rejected") if entries == 1 else Retry(0.0, BAD_REQUEST)
+
+
+def connection_outcome(error: Exception) -> Outcome:
+    """Return the outcome of an error below HTTP. aiobotocore calls a connection that was reset after the request an
+    EndpointConnectionError as well: only the error inside tells whether there had been a connection."""
+    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, HTTPClientError, ProxyConnectionError, SSLError
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, EndpointConnectionError):
+        inside = error.kwargs.get("error")
+        return transport_outcome(inside) if isinstance(inside, BaseException) else Unknown("answer_lost")
+    if isinstance(error, ConnectTimeoutError | ProxyConnectionError | SSLError):
+        return Retry(SOON_S, UNREACHABLE)
+    if isinstance(error, HTTPClientError | ResponseParserError):
+        return Unknown("answer_lost")
+    raise error

@@ -1,0 +1,331 @@
+"""The ledger on a real PostgreSQL: claims, fences, outcomes, the sweeper's queries."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from core.errors import Unavailable
+from runtime.settings import Settings
+from sinks.delivery import Delivery
+from sinks.ledger import Ledger, Pool, Result, open_pool
+from tests.fix_stack import Stack
+from tests.sinks_kit import delivery, ledger_database
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def settings(stack: Stack) -> Iterator[Settings]:
+    """A database of this module's own."""
+    with ledger_database(stack) as made:
+        yield made
+
+
+class Database:
+    """What tests ask and change beside the ledger."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = psycopg.connect(url, autocommit=True)
+
+    def run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run a statement."""
+        cursor = self._connection.execute(statement, values)
+        return cursor.fetchall() if cursor.description else []
+
+    def current(self, behind_s: float = 0.0) -> None:
+        """Say that consent is applied up to so many seconds ago."""
+        self.run("DELETE FROM ledger.consent_progress")
+        self.run(
+            "INSERT INTO ledger.consent_progress VALUES ('t', 0, 0, clock_timestamp() + make_interval(secs => %s))", 60 - behind_s
+        )
+
+    def bar(self, subject: str, reason: str = "unsubscribed", except_for: list[str] | None = None) -> None:
+        """Bar a subject."""
+        self.run("INSERT INTO ledger.barred VALUES (%s, %s, now(), 't', 0, 0, %s)", subject, reason, except_for)
+
+    def row(self, one: Delivery) -> dict[str, Any]:
+        """Return a delivery's row."""
+        cursor = self._connection.execute("SELECT * FROM ledger.deliveries WHERE delivery_id = %s", [one.uuid])
+        names = [column.name for column in cursor.description or ()]
+        (values,) = cursor.fetchall()
+        return dict(zip(names, values, strict=True))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """An empty ledger whose consent is current."""
+    one = Database(settings.ledger_database_url)
+    one.run("TRUNCATE ledger.deliveries, ledger.barred, ledger.consent_progress")
+    one.current()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+async def pool(settings: Settings) -> AsyncIterator[Pool]:
+    """Connections for ledgers."""
+    made = open_pool(settings.ledger_database_url, 3)
+    await made.open()
+    yield made
+    await made.close()
+
+
+def make(pool: Pool, lease_s: float = 30.0) -> Ledger:
+    """A process's view of the ledger, with an owner of its own."""
+    return Ledger(pool, channel="email", lane="bulk", lease_s=lease_s, consent_lag_s=2.0)
+
+
+@pytest.fixture
+async def ledger(pool: Pool, database: Database) -> Ledger:
+    """A ledger with the days' partitions."""
+    one = make(pool)
+    await one.ensure_days(datetime.now(UTC).date())
+    return one
+
+
+async def claimed(ledger: Ledger, *deliveries: Delivery) -> list[Delivery]:
+    """Claim and return what was got."""
+    claims = await ledger.claim(deliveries, 0.0)
+    assert claims is not None
+    return claims.claimed
+
+
+async def test_gives_a_delivery_to_one_of_two_processes(ledger: Ledger, pool: Pool, database: Database) -> None:
+    """Two claims at once: one gets all, the other leaves all alone."""
+    other, batch = make(pool), [delivery() for _ in range(50)]
+    first, second = await asyncio.gather(ledger.claim(batch, 0.0), other.claim(list(reversed(batch)), 0.0))
+    assert first is not None
+    assert second is not None
+    assert len(first.claimed) + len(second.claimed) == 50
+    assert len(first.left) + len(second.left) == 50
+    assert database.run("SELECT count(*) FROM ledger.deliveries WHERE state = 'claimed' AND attempt = 1") == [(50,)]
+
+
+async def test_claims_nothing_while_consent_is_behind(ledger: Ledger, database: Database) -> None:
+    """More than the allowed lag, or no progress known at all: refused as a whole, and nothing is written."""
+    database.current(behind_s=70)
+    assert await ledger.claim([delivery()], 0.0) is None
+    database.run("DELETE FROM ledger.consent_progress")
+    assert await ledger.claim([delivery()], 0.0) is None
+    assert database.run("SELECT count(*) FROM ledger.deliveries") == [(0,)]
+
+
+async def test_suppresses_whoever_is_barred_without_a_claim(ledger: Ledger, database: Database) -> None:
+    """Each subject bars what it names; the strongest reason is the one that counts; attempts are 0."""
+    erased, left, listed, kept, unlinked, free = (delivery() for _ in range(6))
+    database.bar(f"sub:{erased.subscriber_id}", "erased")
+    database.bar(f"sub:{erased.subscriber_id}/nl:daily")
+    database.bar(f"sub:{left.subscriber_id}/nl:daily")
+    database.bar(f"sub:{listed.subscriber_id}/nl", except_for=["weekly"])
+    database.bar(f"sub:{kept.subscriber_id}/nl", except_for=["weekly", "daily"])
+    database.bar(f"sub:{unlinked.subscriber_id}/ch:email", "unlinked")
+    claims = await ledger.claim([erased, left, listed, kept, unlinked, free], 0.0)
+    assert claims is not None
+    assert {d.uuid for d in claims.claimed} == {kept.uuid, free.uuid}
+    reasons = {s.delivery_id: (s.state, s.reason, s.attempt) for s in claims.settled}
+    assert reasons == {
+        erased.delivery_id: ("suppressed", "erased", 0),
+        left.delivery_id: ("suppressed", "unsubscribed", 0),
+        listed.delivery_id: ("suppressed", "unsubscribed", 0),
+        unlinked.delivery_id: ("suppressed", "unlinked", 0),
+    }
+
+
+async def test_suppresses_an_alert_by_its_own_subjects(ledger: Ledger, database: Database) -> None:
+    """A cancelled alert, an alert about a retracted publication, a stopped source; a newsletter is not touched by pub:."""
+    cancelled, about, stopped = (
+        delivery(source_kind="alert", source_id=str(uuid.uuid4()), newsletter_id=None, items=items)
+        for items in ([], [{"publication_id": "p1"}], [])
+    )
+    newsletter = delivery(items=[{"publication_id": "p1"}])
+    database.bar(f"alert:{cancelled.source_id}", "retracted")
+    database.bar("pub:p1", "retracted")
+    database.bar(f"stop:src:{stopped.source_id}", "stopped")
+    claims = await ledger.claim([cancelled, about, stopped, newsletter], 0.0)
+    assert claims is not None
+    assert {s.uuid: s.reason for s in claims.settled} == {
+        cancelled.uuid: "retracted",
+        about.uuid: "retracted",
+        stopped.uuid: "stopped",
+    }
+    assert [d.uuid for d in claims.claimed] == [newsletter.uuid]
+
+
+async def test_suppresses_what_is_past_not_after(ledger: Ledger) -> None:
+    """What is not worth sending any more is settled as expired, whatever offset brought it; old days get a partition."""
+    old = delivery(not_after=datetime.now(UTC) - timedelta(days=4))
+    claims = await ledger.claim([old], 0.0)
+    assert claims is not None
+    assert [(s.state, s.reason, s.attempt) for s in claims.settled] == [("suppressed", "expired", 0)]
+
+
+async def test_reports_a_settled_delivery_again_instead_of_sending_it(ledger: Ledger, pool: Pool) -> None:
+    """Read again after its end, a delivery comes back with everything its event was made of."""
+    one = delivery()
+    await claimed(ledger, one)
+    (first,) = await ledger.write_outcomes([Result(one, "sent", None, b"h" * 32, b"sealed")])
+    again = await make(pool).claim([one], 0.0)
+    assert again is not None
+    assert again.settled == [first]
+    assert not again.claimed
+
+
+async def test_takes_its_own_claim_back_after_a_lost_answer(ledger: Ledger, pool: Pool) -> None:
+    """The same owner claims again: it is its own, and nobody else's; the lease is renewed before it is used."""
+    one = delivery()
+    await claimed(ledger, one)
+    assert [d.uuid for d in await claimed(ledger, one)] == [one.uuid]
+    assert one.lease_ends_s == 0.0
+    other = await make(pool).claim([one], 0.0)
+    assert other is not None
+    assert [d.uuid for d in other.left] == [one.uuid]
+
+
+async def test_writes_an_outcome_only_for_the_owner_and_its_attempt(ledger: Ledger, pool: Pool, database: Database) -> None:
+    """Another owner, or another attempt of the same one, changes nothing."""
+    one = delivery()
+    await claimed(ledger, one)
+    assert await make(pool).write_outcomes([Result(one, "failed", "rejected")]) == []
+    one.attempt = 2
+    assert await ledger.write_outcomes([Result(one, "failed", "rejected")]) == []
+    assert database.row(one)["state"] == "claimed"
+    one.attempt = 1
+    (settled,) = await ledger.write_outcomes([Result(one, "failed", "rejected")])
+    assert (settled.state, settled.reason, settled.attempt) == ("failed", "rejected", 1)
+
+
+async def test_recognises_an_outcome_that_it_has_written(ledger: Ledger) -> None:
+    """Written again after a lost answer: the same result, no second change."""
+    one = delivery()
+    await claimed(ledger, one)
+    result = Result(one, "suppressed", "unsubscribed", uncalled=True)
+    (first,) = await ledger.write_outcomes([result])
+    assert first.attempt == 0
+    assert await ledger.write_outcomes([result]) == [first]
+
+
+async def test_turns_an_ended_lease_into_unknown_and_a_late_outcome_replaces_it(
+    ledger: Ledger, pool: Pool, database: Database
+) -> None:
+    """unknown(lease_expired) is recorded once; the owner's late answer is of a higher rank, a late unknown is not."""
+    short = make(pool, lease_s=-1.0)
+    sent, lost = delivery(), delivery()
+    await claimed(short, sent, lost)
+    ended = await ledger.expire_leases(10)
+    assert {(s.uuid, s.state, s.reason, s.attempt) for s in ended} == {
+        (d.uuid, "unknown", "lease_expired", 1) for d in (sent, lost)
+    }
+    assert await ledger.expire_leases(10) == []
+    await ledger.mark_reported(ended)
+    settled = await short.write_outcomes([Result(sent, "sent", None, b"h" * 32), Result(lost, "unknown", "answer_lost")])
+    assert {(s.uuid, s.state, s.reason) for s in settled} == {(sent.uuid, "sent", None), (lost.uuid, "unknown", "lease_expired")}
+    assert database.row(sent)["state"] == "sent"
+    assert database.row(sent)["reported_at"] is None
+    assert database.row(lost)["reason"] == "lease_expired"
+
+
+async def test_does_not_send_again_what_is_unknown(ledger: Ledger, pool: Pool) -> None:
+    """An unknown delivery is left alone however often it is read."""
+    short, one = make(pool, lease_s=-1.0), delivery()
+    await claimed(short, one)
+    await ledger.expire_leases(10)
+    claims = await ledger.claim([one], 0.0)
+    assert claims is not None
+    assert [d.uuid for d in claims.left] == [one.uuid]
+
+
+async def test_parks_and_claims_again_when_due(ledger: Ledger, pool: Pool, database: Database) -> None:
+    """A parked delivery keeps its request, is left alone by claims, and is claimed once, as one more attempt."""
+    one = delivery()
+    await claimed(ledger, one)
+    assert await ledger.write_outcomes([Result(one, "retry", "throttled", after_s=0.0)]) == []
+    assert database.row(one)["request"] == b"request"
+    claims = await ledger.claim([one], 0.0)
+    assert claims is not None
+    assert [d.uuid for d in claims.left] == [one.uuid]
+    first, second = await asyncio.gather(ledger.claim_due(10), make(pool).claim_due(10))
+    assert [(p.raw, p.attempt) for p in (*first, *second)] == [(b"request", 2)]
+
+
+async def test_leaves_parked_deliveries_while_consent_is_behind_or_they_are_not_due(ledger: Ledger, database: Database) -> None:
+    """Neither before their time nor while nobody knows whether they are still wanted."""
+    due, later = delivery(), delivery()
+    await claimed(ledger, due, later)
+    await ledger.write_outcomes([Result(due, "retry", "throttled"), Result(later, "retry", "throttled", after_s=60.0)])
+    database.current(behind_s=70)
+    assert await ledger.claim_due(10) == []
+    database.current()
+    assert len(await ledger.claim_due(10)) == 1
+
+
+async def test_gives_a_claim_back_without_counting_an_attempt(ledger: Ledger) -> None:
+    """Released before any call: due at once, and the next claim is the first attempt."""
+    one = delivery()
+    await claimed(ledger, one)
+    await ledger.write_outcomes([Result(one, "retry", "released", uncalled=True)])
+    assert [p.attempt for p in await ledger.claim_due(10)] == [1]
+
+
+async def test_renews_a_lease_and_begins_another_attempt_only_while_it_holds(
+    ledger: Ledger, pool: Pool, database: Database
+) -> None:
+    """Renewing keeps the attempt, trying again raises it; what was taken for unknown is not held any more."""
+    one, lost = delivery(), delivery()
+    await claimed(ledger, one)
+    assert [d.attempt for d in await ledger.begin_attempt([one], 100.0, again=False)] == [1]
+    assert one.lease_ends_s == 130.0
+    assert [d.attempt for d in await ledger.begin_attempt([one], 100.0, again=True)] == [2]
+    one.attempt = 1  # as if the answer had been lost
+    assert [d.attempt for d in await ledger.begin_attempt([one], 100.0, again=True)] == [2]
+    short = make(pool, lease_s=-1.0)
+    await claimed(short, lost)
+    await ledger.expire_leases(10)
+    assert await short.begin_attempt([lost], 0.0, again=True) == []
+
+
+async def test_finds_outcomes_that_nobody_reported(ledger: Ledger) -> None:
+    """Only old enough ones, and not after they were reported."""
+    one = delivery()
+    await claimed(ledger, one)
+    settled = await ledger.write_outcomes([Result(one, "sent", None, b"h" * 32)])
+    assert await ledger.unreported(30.0, 10) == []
+    assert await ledger.unreported(-1.0, 10) == settled
+    await ledger.mark_reported(settled)
+    assert await ledger.unreported(-1.0, 10) == []
+
+
+async def test_makes_partitions_once_however_many_ask(pool: Pool, ledger: Ledger, database: Database) -> None:
+    """Processes that start together do not get in each other's way."""
+    today = datetime.now(UTC).date() + timedelta(days=40)
+    await asyncio.gather(*(make(pool).ensure_days(today) for _ in range(3)))
+    assert database.run("SELECT to_regclass(%s) IS NOT NULL", f"ledger.deliveries_{today:%Y%m%d}") == [(True,)]
+
+
+async def test_says_unavailable_when_the_database_does_not_answer(ledger: Ledger, settings: Settings) -> None:
+    """A database that is away is no programming error."""
+    name = settings.ledger_database_url.rsplit("/", 1)[1]
+    away = open_pool(f"postgresql://postgres@127.0.0.1:1/{name}", 1)
+    away.timeout = 0.5
+    await away.open()
+    try:
+        with pytest.raises(Unavailable):
+            await make(away).unreported(0.0, 1)
+    finally:
+        await away.close()
+
+
+@pytest.mark.parametrize("text", ['a"b', "a\\b", "a{b},c", "NULL", "", "ü\x1f✓"])
+async def test_keeps_any_text_as_it_is(ledger: Ledger, database: Database, text: str) -> None:
+    """Source ids are upstream's; no character in one can move a value to another delivery."""
+    one = delivery(source_id=text, newsletter_id=text)
+    await claimed(ledger, one, delivery())
+    assert (database.row(one)["source_id"], database.row(one)["newsletter_id"]) == (text, text)

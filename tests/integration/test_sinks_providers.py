@@ -1,0 +1,283 @@
+"""Every provider over real sockets, with its real client: the sandbox, and servers that answer whatever a test wants.
+
+One row an error: what the provider (or the network) did, and what it means for the delivery. Each row also counts the
+requests, because a client that tries again by itself would send twice.
+"""
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook as Verifier
+
+from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
+from runtime.settings import Settings
+from sinks.discord import Discord
+from sinks.provider import Prepared, Provider
+from sinks.registry import PROVIDERS
+from sinks.ses import Ses
+from sinks.slack import Slack
+from sinks.webhook import DENIED, Webhook
+from tests import fix_sandbox
+from tests.fix_sandbox import SandboxProcess
+from tests.sinks_kit import Answers, alert, free_port, http, prepared
+
+sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
+SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="
+LOST = Unknown("answer_lost")
+
+
+def settings(url: str, **more: Any) -> Settings:
+    """Settings whose providers are all at one address."""
+    values: dict[str, Any] = {
+        "ses_endpoint_url": f"{url}/ses", "slack_base_url": f"{url}/slack/api/", "discord_base_url": f"{url}/discord/api/v10",
+        "webhook_allow_http_loopback": True, "provider_timeout_s": 5.0,
+    }  # fmt: skip
+    return Settings(**{**values, **more})
+
+
+@asynccontextmanager
+async def opened(channel: str, of: Settings) -> AsyncIterator[Provider]:
+    """A provider with its client."""
+    provider = PROVIDERS[channel](of)
+    await provider.open()
+    try:
+        yield provider
+    finally:
+        await provider.close()
+
+
+def address(channel: str, url: str) -> str:
+    """An address that the channel's provider takes."""
+    return {
+        "email": "ada@example.org",
+        "slack": "C0123456",
+        "discord": "123456789012345678",
+        "webhook": json.dumps({"url": f"{url}/hooks/ada", "secret": SECRET}),
+    }[channel]
+
+
+CHANNELS = ("email", "slack", "discord", "webhook")
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+async def test_sends_newsletters_and_alerts_to_the_sandbox(channel: str, sandbox: SandboxProcess) -> None:
+    """The sandbox checks requests as the provider does; each message is one request and has a receipt of its own."""
+    async with opened(channel, settings(sandbox.url)) as provider:
+        made = [prepared(provider, address(channel, sandbox.url)), prepared(provider, address(channel, sandbox.url), alert())]
+        outcomes = [(await provider.call([one]))[0] for one in made]
+    assert all(isinstance(o, Sent) and o.receipt for o in outcomes), outcomes
+    assert len({o.receipt for o in outcomes if isinstance(o, Sent)}) == 2
+    lines = sandbox.lines()
+    assert [line["outcome"] for line in lines[-2:]] == ["accepted", "accepted"]
+
+
+async def test_sends_fifty_mails_in_one_call(sandbox: SandboxProcess) -> None:
+    """The layout once, the data of each entry apart; what one entry's status says holds for that entry."""
+    async with opened("email", settings(sandbox.url)) as provider:
+        group = [prepared(provider, f"a{n}@example.org") for n in range(50)]
+        sandbox.fault("ses", "partial", code="TRANSIENT_FAILURE", only=group[7].message.delivery.delivery_id)
+        outcomes = await provider.call(group)
+    assert isinstance(outcomes[7], Retry)
+    assert all(isinstance(o, Sent) for n, o in enumerate(outcomes) if n != 7)
+    assert sandbox.counts()["ses"] == 49
+    assert len({line["request"] for line in sandbox.lines()}) == 1
+
+
+def ses_error(code: str, status: int = 400) -> bytes:
+    """An error of SES."""
+    return http(status, json.dumps({"__type": code, "message": "m"}), x_amzn_ErrorType=code)
+
+
+def bulk(*statuses: str) -> bytes:
+    """An answer of SendBulkEmail."""
+    return http(200, json.dumps({"BulkEmailEntryResults": [{"Status": s, "MessageId": "m"} for s in statuses]}))
+
+
+def slack_error(code: str) -> bytes:
+    """An answer of Slack that is not ok."""
+    return http(200, json.dumps({"ok": False, "error": code}))
+
+
+def discord_error(status: int, code: int = 0, **more: Any) -> bytes:
+    """An error of Discord."""
+    return http(status, json.dumps({"code": code, "message": "m", **more}))
+
+
+ROWS: list[tuple[str, bytes | str, Outcome | None]] = [
+    ("email", bulk("SUCCESS"), Sent("m")),
+    ("email", bulk("MESSAGE_REJECTED"), Dead("rejected")),
+    ("email", bulk("ACCOUNT_THROTTLED"), Retry(1.0, "throttled")),
+    ("email", bulk("ACCOUNT_DAILY_QUOTA_EXCEEDED"), Retry(900.0, "throttled")),
+    ("email", bulk("TRANSIENT_FAILURE"), Retry(1.0, "provider_error")),
+    ("email", bulk("FAILED"), Retry(5.0, "provider_error")),
+    ("email", bulk("ACCOUNT_SENDING_PAUSED"), Retry(60.0, "account")),
+    ("email", bulk(), LOST),
+    ("email", http(200, "{"), LOST),
+    ("email", ses_error("TooManyRequestsException", 429), Retry(1.0, "throttled")),
+    ("email", ses_error("MessageRejected"), Dead("rejected")),
+    ("email", ses_error("BadRequestException"), Dead("rejected")),
+    ("email", ses_error("AccountSuspendedException"), Retry(60.0, "account")),
+    ("email", ses_error("InvalidClientTokenId", 403), Retry(60.0, "account")),
+    ("email", ses_error("InternalFailure", 500), Retry(1.0, "provider_error")),
+    ("email", http(503, "<html>", "text/html"), Retry(1.0, "provider_error")),
+    ("slack", http(200, json.dumps({"ok": True, "ts": "1.2", "channel": "C1"})), Sent("C1:1.2")),
+    ("slack", http(429, json.dumps({"ok": False, "error": "ratelimited"}), Retry_After="7"), Retry(7.0, "throttled")),
+    ("slack", slack_error("channel_not_found"), Dead("invalid_address")),
+    ("slack", slack_error("is_archived"), Dead("invalid_address")),
+    ("slack", slack_error("not_in_channel"), Dead("unauthorized")),
+    ("slack", slack_error("msg_too_long"), Dead("too_large")),
+    ("slack", slack_error("invalid_blocks"), Dead("rejected")),
+    ("slack", slack_error("something_new"), Dead("rejected")),
+    ("slack", slack_error("invalid_auth"), Retry(60.0, "account")),
+    ("slack", slack_error("internal_error"), Retry(1.0, "provider_error")),
+    ("slack", http(500, "oh", "text/html"), Retry(1.0, "provider_error")),
+    ("slack", http(503, json.dumps({"ok": False, "error": "service_unavailable"})), Retry(1.0, "provider_error")),
+    ("slack", http(200, "<html>", "text/html"), LOST),
+    ("slack", http(200, "{"), LOST),
+    ("discord", http(429, json.dumps({"message": "m", "retry_after": 4.5, "global": False})), Retry(4.5, "throttled")),
+    ("discord", http(429, "banned", "text/plain"), Retry(60.0, "throttled")),
+    ("discord", discord_error(400, 50035), Dead("rejected")),
+    ("discord", discord_error(401), Retry(60.0, "account")),
+    ("discord", discord_error(403, 50001), Dead("unauthorized")),
+    ("discord", discord_error(404, 10003), Dead("invalid_address")),
+    ("discord", discord_error(413), Dead("too_large")),
+    ("discord", http(500, "{}"), Retry(1.0, "provider_error")),
+    ("discord", http(502, "<html>", "text/html"), Retry(1.0, "provider_error")),
+    ("discord", http(200, "<html>", "text/html"), LOST),
+    ("discord", http(200, json.dumps({"id": "1"})), LOST),
+    ("webhook", http(200), None),
+    ("webhook", http(204, ""), None),
+    ("webhook", http(301, "", Location="http://127.0.0.1/"), Dead("rejected")),
+    ("webhook", http(400), Dead("rejected")),
+    ("webhook", http(401), Dead("rejected")),
+    ("webhook", http(404), Dead("rejected")),
+    ("webhook", http(410), Dead("endpoint_disabled")),
+    ("webhook", http(413), Dead("too_large")),
+    ("webhook", http(429, Retry_After="11"), Retry(11.0, "throttled")),
+    ("webhook", http(503, Retry_After="30"), Retry(30.0, "throttled")),
+    ("webhook", http(408), Retry(1.0, "provider_error")),
+    ("webhook", http(500), Retry(1.0, "provider_error")),
+    ("webhook", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 100_000, None),
+    *((channel, "drop", LOST) for channel in CHANNELS),
+    *((channel, "silence", LOST) for channel in CHANNELS),
+    *(
+        (channel, b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", LOST)
+        for channel in CHANNELS[:3]
+    ),
+    *((channel, b"nonsense\r\n\r\n", LOST) for channel in CHANNELS),
+]
+
+
+@pytest.mark.parametrize(("channel", "answer", "outcome"), ROWS)
+async def test_classifies_each_answer_after_one_request(channel: str, answer: bytes | str, outcome: Outcome | None) -> None:
+    """None stands for Sent under the delivery's own id."""
+    async with Answers(answer) as server, opened(channel, settings(server.url)) as provider:
+        one = prepared(provider, address(channel, server.url))
+        assert await provider.call([one]) == [outcome or Sent(one.message.delivery.delivery_id)]
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+async def test_takes_a_refused_connection_for_passing(channel: str) -> None:
+    """Nothing was asked, so it is tried again later: a provider that is down fails nothing."""
+    url = f"http://127.0.0.1:{free_port()}"
+    async with opened(channel, settings(url)) as provider:
+        assert await provider.call([prepared(provider, address(channel, url))]) == [Retry(1.0, "unreachable")]
+
+
+async def test_a_reset_after_the_request_is_unknown_although_botocore_says_it_could_not_connect() -> None:
+    """aiobotocore maps a reset connection and a refused one to the same error; the one inside tells them apart."""
+    from aiohttp import ClientConnectorError, ClientOSError
+    from aiohttp.client_reqrep import ConnectionKey
+    from botocore.exceptions import EndpointConnectionError
+
+    from sinks.ses import connection_outcome
+
+    key = ConnectionKey("h", 1, False, True, None, None, None)
+    refused = EndpointConnectionError(endpoint_url="u", error=ClientConnectorError(key, OSError(111, "refused")))
+    reset = EndpointConnectionError(endpoint_url="u", error=ClientOSError(104, "reset"))
+    assert connection_outcome(refused) == Retry(1.0, "unreachable")
+    assert connection_outcome(reset) == LOST
+
+
+async def test_a_bad_request_of_many_entries_is_tried_one_by_one() -> None:
+    """One entry may have spoiled the call for all: each goes alone next time, and only the bad one fails."""
+    async with Answers(ses_error("BadRequestException")) as server, opened("email", settings(server.url)) as provider:
+        group = [prepared(provider, f"a{n}@example.org") for n in range(3)]
+        assert len({provider.group(p.message) for p in group}) == 1
+        assert await provider.call(group) == [Retry(0.0, "bad_request")] * 3
+        assert len({provider.group(p.message) for p in group}) == 3
+
+
+async def test_identifies_a_delivery_to_each_provider() -> None:
+    """By a tag, by metadata and client_msg_id, by an enforced nonce, by the webhook-id."""
+    found: dict[str, tuple[bytes, Prepared]] = {}
+    for channel in CHANNELS:
+        async with Answers(http(500)) as server, opened(channel, settings(server.url)) as provider:
+            one = prepared(provider, address(channel, server.url))
+            await provider.call([one])
+            found[channel] = (server.requests[0], one)
+
+    def body(channel: str) -> Any:
+        return json.loads(found[channel][0].split(b"\r\n\r\n", 1)[1])
+
+    ids = {channel: found[channel][1].message.delivery for channel in CHANNELS}
+    assert {"Name": "delivery_id", "Value": ids["email"].delivery_id} in body("email")["BulkEmailEntries"][0]["ReplacementTags"]
+    assert body("slack")["metadata"]["event_payload"]["delivery_id"] == ids["slack"].delivery_id
+    assert body("slack")["client_msg_id"] == ids["slack"].uuid
+    assert body("discord")["enforce_nonce"] is True
+    assert len(body("discord")["nonce"]) == 22
+    assert body("discord")["allowed_mentions"] == {"parse": []}
+    assert f"webhook-id: {ids['webhook'].delivery_id}".encode() in found["webhook"][0]
+
+
+async def test_signs_every_attempt_of_a_webhook_under_the_same_id() -> None:
+    """Same id and payload, a signature of its own for each attempt that the specification's library accepts."""
+    async with Answers(http(500)) as server, opened("webhook", settings(server.url)) as provider:
+        one = prepared(provider, address("webhook", server.url))
+        await provider.call([one])
+        await provider.call([one])
+        for raw in server.requests:
+            head, payload = raw.split(b"\r\n\r\n", 1)
+            lines = [line.decode().split(": ", 1) for line in head.split(b"\r\n")[1:]]
+            Verifier(SECRET).verify(payload, {name.lower(): value for name, value in lines})
+        assert server.requests[0].split(b"\r\n\r\n")[1] == server.requests[1].split(b"\r\n\r\n")[1]
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1", "[::1]", "169.254.169.254", "10.0.0.1", "2130706433", "[::ffff:127.0.0.1]"]
+)
+async def test_never_connects_to_a_private_address(host: str) -> None:
+    """https to a name or literal that ends on this machine or network is refused before a byte is sent, also when live."""
+    async with opened("webhook", settings("http://127.0.0.1:1", live=True, allow_list="*")) as provider:
+        one = prepared(provider, json.dumps({"url": f"https://{host}:1/x", "secret": SECRET}))
+        assert await provider.call([one]) == [Dead("invalid_address")]
+
+
+async def test_speaks_plain_http_to_this_machine_only_and_only_when_allowed() -> None:
+    """A public http address is refused; without the setting loopback is too; a sandbox never speaks https to the world."""
+    async with opened("webhook", settings("http://127.0.0.1:1")) as provider:
+        public = prepared(provider, json.dumps({"url": "http://93.184.215.14/x", "secret": SECRET}))
+        assert await provider.call([public]) == [Dead("invalid_address")]
+        secure = prepared(provider, json.dumps({"url": "https://93.184.215.14/x", "secret": SECRET}))
+        assert await provider.call([secure]) == [Dead("invalid_address")]
+    live = Webhook(Settings(live=True, allow_list="*"))
+    assert prepared(live, json.dumps({"url": "http://127.0.0.1/x", "secret": SECRET})).body == Dead("invalid_address")
+    assert len(DENIED) > 25
+
+
+@pytest.mark.parametrize(
+    ("make", "url_setting"), [(Ses, "ses_endpoint_url"), (Slack, "slack_base_url"), (Discord, "discord_base_url")]
+)
+def test_a_real_provider_needs_live(make: Callable[[Settings], Provider], url_setting: str) -> None:
+    """The sandbox's address removed: SetupError, which names the variable."""
+    from core.errors import SetupError
+
+    with pytest.raises(SetupError, match=url_setting.upper()):
+        make(replace(settings("http://127.0.0.1:1"), **{url_setting: ""}))
+    assert uuid.UUID(prepared(make(settings("http://x")), "x").message.delivery.uuid)

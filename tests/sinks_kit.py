@@ -1,0 +1,458 @@
+"""What tests of the sinks share: databases and topics of their own, deliveries, processes, and readers of what came out."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from core.ids import delivery_id, issue_id
+from core.rendering.model import AlertMessage, Issue, IssueItem, ItemContent
+from runtime.kafka import Producer, end_offsets, make_consumer, partitions_of, read_range, start_offsets
+from runtime.keys import KeyStore, create_master_key
+from runtime.postgres import migrate
+from runtime.settings import Settings
+from schemas.codec import Clear, Codec
+from schemas.records import Event, Raw, Record
+from schemas.registry import RegistrySource, sync
+from schemas.topics import Topics
+from sinks.delivery import Delivery, Position
+from sinks.provider import Message, Prepared, Provider, Sender
+from tests.fix_stack import Stack
+
+ROOT = Path(__file__).parent.parent
+SHARDS = 2
+ADDRESSES = {"email": "{}@example.org", "slack": "C{}", "discord": "1{}", "webhook": '{{"url": "{}"}}'}
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -> Any:
+    """Return the first true value of condition()."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        if value := condition():
+            return value
+        time.sleep(0.03)
+    raise AssertionError(f"waited {timeout_s} s in vain for {what}")
+
+
+def request(subscriber_id: str | None = None, **fields: Any) -> dict[str, Any]:
+    """A DeliveryRequested of a newsletter by mail, with any field replaced."""
+    subscriber_id = subscriber_id or str(uuid.uuid4())
+    now = datetime.now(UTC).replace(microsecond=0)
+    value = {
+        "subscriber_id": subscriber_id,
+        "source_id": "daily@2026-11-22T09:00Z",
+        "source_kind": "newsletter",
+        "cause_id": issue_id(subscriber_id, "daily", str(uuid.uuid4())),
+        "channel": "email",
+        "lane": "bulk",
+        "priority": "normal",
+        "newsletter_id": "daily",
+        "newsletter_revision": 1,
+        "issue_group": "2026-11-22T09:00",
+        "address": b"",
+        "language": "en",
+        "items": [],
+        "alert_partition": None,
+        "alert_offset": None,
+        "variant": None,
+        "not_after": now + timedelta(hours=12),
+        "decision_partition": 0,
+        "decision_offset": 0,
+        "decided_at": now,
+        **fields,
+    }
+    value["delivery_id"] = delivery_id(
+        value["cause_id"], value["source_kind"], subscriber_id, value["channel"], value["not_after"]
+    )
+    return value
+
+
+def delivery(subscriber_id: str | None = None, **fields: Any) -> Delivery:
+    """A delivery as the intake makes it."""
+    return Delivery.of(request(subscriber_id, **fields), b"request", Position(0, 0))
+
+
+def content(number: int = 1, **fields: Any) -> ItemContent:
+    """A publication as it is rendered."""
+    values = {
+        "publication_id": str(uuid.UUID(int=number)), "revision": 1, "title": f"Result {number}", "summary": "A summary.",
+        "url": f"https://example.org/{number}", "authors": ("A. Author",), "language": "en",
+        "published_at": datetime(2026, 11, 1, tzinfo=UTC), "topics": ("hep-ph",),
+    }  # fmt: skip
+    return ItemContent(**{**values, **fields})
+
+
+def issue(*items: ItemContent) -> Issue:
+    """An issue of a newsletter."""
+    return Issue(
+        newsletter_id="daily", newsletter_name="Daily", subject="{title}", language="en",
+        items=tuple(IssueItem(one, "topic:hep-ph") for one in items or (content(),)), issue_group="2026-11-22T09:00",
+        from_name="Newswire", postal_address="1 Example Street", unsubscribe_url="https://example.org/u/token",
+    )  # fmt: skip
+
+
+def alert() -> AlertMessage:
+    """An alert."""
+    return AlertMessage(
+        alert_id=str(uuid.UUID(int=7)), title="Beam lost", body="At noon.", url="https://example.org/a", priority="high",
+        language="en", unsubscribe_url="https://example.org/u/token", raised_at=datetime(2026, 11, 22, 9, tzinfo=UTC),
+    )  # fmt: skip
+
+
+def prepared(provider: Provider, address: str, of: Issue | AlertMessage | None = None, **fields: Any) -> Prepared:
+    """A rendered message to an address."""
+    if isinstance(of, AlertMessage):
+        fields = {"source_kind": "alert", "newsletter_id": None, **fields}
+    one = Message(
+        delivery(channel=provider.channel, **fields), address, of or issue(), Sender("Newswire", "news@newswire.example")
+    )
+    return Prepared(one, provider.render(one))
+
+
+class Answers:
+    """A provider of one's own over a real socket: each connection gets the next of the given answers.
+
+    An answer is bytes to send after the request was read, "drop" to close after the request, "refuse" to close before it.
+    """
+
+    def __init__(self, *answers: bytes | str) -> None:
+        self.answers, self.requests = list(answers), list[bytes]()
+
+    async def __aenter__(self) -> "Answers":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(
+                (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")), 0
+            )
+            self.requests.append(head + await reader.readexactly(length))
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            if isinstance(answer, bytes):
+                writer.write(answer)
+                await writer.drain()
+            elif answer == "silence":
+                await asyncio.sleep(30)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+def http(status: int, body: str = "{}", content_type: str = "application/json", **headers: str) -> bytes:
+    """An HTTP answer."""
+    lines = [f"HTTP/1.1 {status} X", f"Content-Type: {content_type}", f"Content-Length: {len(body)}", "Connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextlib.contextmanager
+def ledger_database(stack: Stack) -> Iterator[Settings]:
+    """A database with the ledger and the keys, dropped afterwards."""
+    name = f"sinks_{uuid.uuid4().hex[:12]}"
+    base = stack.postgres_url.rsplit("/", 1)[0]
+    settings = Settings(
+        kafka_bootstrap_servers=stack.kafka,
+        schema_registry_url=stack.registry_url,
+        owner_database_url=stack.postgres_url,
+        ledger_database_url=f"{base}/{name}",
+        keys_database_url=f"{base}/{name}",
+    )
+    migrate(settings)
+    try:
+        yield settings
+    finally:
+        with psycopg.connect(stack.postgres_url, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@dataclass
+class World:
+    """Topics, databases and keys of one module's tests, and the processes that it starts."""
+
+    settings: Settings
+    topics: Topics
+    codec: Codec
+    keys: KeyStore
+    producer: Producer
+    folder: Path
+    processes: list["Process"] = field(default_factory=list)
+
+    def produce(self, topic: str, name: str, value: dict[str, Any], key: str, **more: Any) -> int:
+        """Produce one event and return its offset."""
+        return self.produce_all([self.codec.encode(topic, name, value, key=key, time=datetime.now(UTC), **more)])[0]
+
+    def produce_all(self, records: list[Record]) -> list[int]:
+        """Produce records and return their offsets."""
+        return self.producer.send_sync(records)
+
+    def define_newsletter(self, newsletter_id: str = "daily") -> None:
+        """Define a newsletter."""
+        value = {
+            "newsletter_id": newsletter_id, "revision": 1, "name": "Daily", "subject": "{title}", "days": [1],
+            "local_minute": 540,
+            "audience_topics": [], "audience_languages": [], "audience_tags": [], "audience_channels": [], "content_types": [],
+            "max_age_h": 24, "min_quality": 0.8, "max_items": 5, "half_life_h": 24.0, "template": "newsletter",
+            "from_name": "Newswire", "from_address": "news@newswire.example", "reply_to": None,
+            "postal_address": "1 Example Street", "defined_at": datetime.now(UTC),
+        }  # fmt: skip
+        self.produce(self.topics.newsletters, "NewsletterDefined", value, newsletter_id)
+
+    def publish(self) -> dict[str, Any]:
+        """Produce a publication and return it as an item of a delivery."""
+        publication_id = str(uuid.uuid4())
+        value = {
+            "publication_id": publication_id, "revision": 1, "content_type": "article", "title": f"Result {publication_id}",
+            "summary": "A summary.", "body": None, "url": "https://example.org/x", "authors": ["A. Author"],
+            "topics": [{"topic": "hep-ph", "weight": 1.0}], "language": "en", "published_at": datetime.now(UTC), "attributes": {},
+        }  # fmt: skip
+        record = self.codec.encode(
+            self.topics.publications, "PublicationSubmitted", value, key=publication_id, time=datetime.now(UTC)
+        )
+        (offset,) = self.produce_all([record])
+        return {
+            "publication_id": publication_id, "revision": 1, "content_partition": record.partition, "content_offset": offset,
+            "score": 10_000, "reason": "topic:hep-ph", "propensity": 1.0,
+        }  # fmt: skip
+
+    def raise_alert(self) -> dict[str, Any]:
+        """Produce an alert and return the fields of a delivery that name it."""
+        alert_id = str(uuid.uuid4())
+        value = {
+            "alert_id": alert_id, "publication_id": None, "title": "Beam lost", "body": "At noon.", "url": None, "topics": [],
+            "language": "en", "priority": "high", "dedup_key": None, "quality": 0.95, "raised_at": datetime.now(UTC),
+            "expires_at": None,
+        }  # fmt: skip
+        record = self.codec.encode(self.topics.alerts, "AlertRaised", value, key=alert_id, time=datetime.now(UTC))
+        (offset,) = self.produce_all([record])
+        return {
+            "source_id": alert_id, "source_kind": "alert", "cause_id": alert_id, "newsletter_id": None,
+            "newsletter_revision": None, "issue_group": None, "alert_partition": record.partition, "alert_offset": offset,
+        }  # fmt: skip
+
+    def requests(self, count: int, addresses: list[str] | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """Make requests to new subscribers who have keys; nothing is produced."""
+        subscribers = [str(uuid.uuid4()) for _ in range(count)]
+        self.keys.create(subscribers)
+        channel = fields.get("channel", "email")
+        made = []
+        for number, subscriber in enumerate(subscribers):
+            plain = addresses[number] if addresses else f"{subscriber}@example.org"
+            sealed = self.keys.encrypt(subscriber, f"address.{channel}", plain.encode())
+            made.append(request(subscriber, address=sealed, **fields))
+        return made
+
+    def deliver(self, requests: list[dict[str, Any]]) -> None:
+        """Produce DeliveryRequested."""
+        self.produce_all(
+            [
+                self.codec.encode(
+                    self.topics.deliveries(v["channel"], v["lane"]),
+                    "DeliveryRequested",
+                    v,
+                    key=v["subscriber_id"],
+                    time=v["decided_at"],
+                )
+                for v in requests
+            ]
+        )
+
+    def change(self, name: str, subscriber_id: str, **fields: Any) -> None:
+        """Produce an event of a subscriber."""
+        nothing = dict.fromkeys(
+            ("time_zone", "language", "topics", "channels", "urgent_channels", "newsletters", "alerts", "quiet_hours",
+             "paused_until",
+             "local_minute", "alerts_a_day", "tags")
+        ) if name == "PreferencesChanged" else {}  # fmt: skip
+        self.produce(self.topics.subscribers, name, {"subscriber_id": subscriber_id, **nothing, **fields}, subscriber_id)
+
+    def statuses(self) -> list[Event]:
+        """Return all of delivery-status."""
+        admin = AdminClient({"bootstrap.servers": self.settings.kafka_bootstrap_servers})
+        partitions = partitions_of(admin, [self.topics.delivery_status])
+        starts, ends = start_offsets(admin, partitions), end_offsets(admin, partitions)
+        return [self.codec.decode(raw) for raw in read_range(self.settings, starts, ends)]
+
+    def states(self, requests: list[dict[str, Any]]) -> dict[str, list[tuple[str, str | None, int]]]:
+        """Return the distinct (event, reason, attempt) of each delivery, in the order of their first report."""
+        wanted: dict[str, list[tuple[str, str | None, int]]] = {r["delivery_id"]: [] for r in requests}
+        seen = set()
+        for event in self.statuses():
+            value = event.value
+            if value["delivery_id"] in wanted and event.id not in seen:
+                seen.add(event.id)
+                wanted[value["delivery_id"]].append((event.name, value["reason"], value["attempt"]))
+        return wanted
+
+    def ledger(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return rows of the ledger's database."""
+        with psycopg.connect(self.settings.ledger_database_url, autocommit=True) as connection:
+            cursor = connection.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def committed(self, channel: str = "email", lane: str = "bulk") -> dict[int, int]:
+        """Return the group's committed offsets."""
+        topic = self.topics.deliveries(channel, lane)
+        consumer = make_consumer(self.settings, f"{self.settings.topic_prefix}.sink.{channel}.{lane}")
+        try:
+            found = consumer.committed([TopicPartition(topic, p) for p in range(SHARDS)], timeout=10)
+            return {tp.partition: tp.offset for tp in found}
+        finally:
+            consumer.close()
+
+    def start(self, process: str, settings: Settings | None = None, **environment: str) -> "Process":
+        """Start a process of the sinks."""
+        one = Process(
+            process, environ_of(settings or self.settings) | environment, self.folder / f"{process}-{len(self.processes)}.log"
+        )
+        self.processes.append(one)
+        return one
+
+    def stop_all(self) -> None:
+        """End every process that was started."""
+        for one in self.processes:
+            one.kill()
+        self.processes.clear()
+
+
+def records_of(settings: Settings, topic: str) -> list[Raw]:
+    """Return all records of a topic."""
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    partitions = partitions_of(admin, [topic])
+    return list(read_range(settings, start_offsets(admin, partitions), end_offsets(admin, partitions)))
+
+
+def reset_group(settings: Settings, group: str, topic: str) -> None:
+    """Set a group's offsets to the beginning, as Kafka's own tool does; the group must be empty."""
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    offsets = [TopicPartition(topic, partition, 0) for partition in range(SHARDS)]
+    admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, offsets)])[group].result(15)
+
+
+class Process:
+    """A process started as `newswire run <name>`."""
+
+    def __init__(self, name: str, environment: dict[str, str], log: Path) -> None:
+        self.name, self.log = name, log
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from runtime.commands import main; sys.argv[0] = 'newswire'; main()",
+            "run",
+            name,
+        ]
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+
+    def kill(self) -> None:
+        """Send SIGKILL to this process only."""
+        if self._process.poll() is None:
+            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait(timeout=10)
+
+    def wait_running(self) -> None:
+        """Wait until it says that it runs: from then on it ends in good order."""
+        wait_for(lambda: " runs" in self.log.read_text(), f"{self.name} to run")
+
+    def stop(self, timeout_s: float = 15.0) -> int:
+        """Send SIGTERM and return the exit code."""
+        self._process.terminate()
+        return self._process.wait(timeout=timeout_s)
+
+    def ended(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self._process.poll()
+
+
+def environ_of(settings: Settings) -> dict[str, str]:
+    """Return the environment that gives a process these settings."""
+    from dataclasses import fields
+
+    measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    return (
+        {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+        | measured
+        | {f.metadata["env"]: str(getattr(settings, f.name)) for f in fields(settings) if getattr(settings, f.name) != f.default}
+    )
+
+
+@contextlib.contextmanager
+def world(stack: Stack, folder: Path, **settings: Any) -> Iterator[World]:
+    """Topics, databases and keys of their own; everything is removed afterwards."""
+    prefix = f"sinks{uuid.uuid4().hex[:8]}"
+    with ledger_database(stack) as base:
+        master = folder / "master.key"
+        create_master_key(master)
+        own = replace(
+            base, topic_prefix=prefix, shards=SHARDS, master_key_file=str(master), token_keys="k1:" + "ab" * 32,
+            receipt_key="cd" * 32,
+            **settings,
+        )  # fmt: skip
+        topics = Topics(prefix, SHARDS)
+        names = [
+            topics.subscribers, topics.publications, topics.alerts, topics.controls, topics.newsletters, topics.delivery_status,
+            *(f"{t}{end}" for c in ("email", "slack", "discord", "webhook") for lane in ("urgent", "bulk")
+              for t in [topics.deliveries(c, lane)] for end in ("", ".dlq")),
+        ]  # fmt: skip
+        admin = AdminClient({"bootstrap.servers": stack.kafka})
+        specs = [topics.spec(name) for name in names]
+        made = admin.create_topics([NewTopic(s.name, s.partitions, 1, config=dict(s.config)) for s in specs])
+        for future in made.values():
+            future.result(30)
+        sync(own)
+        keys = KeyStore(own)
+        producer = Producer(own, "sinks-tests")
+        one = World(own, topics, Codec(topics, RegistrySource(stack.registry_url), keys), keys, producer, folder)
+        try:
+            yield one
+        finally:
+            one.stop_all()
+            producer.close()
+            keys.close()
+            for future in admin.delete_topics(names).values():
+                with contextlib.suppress(KafkaException):
+                    future.result(30)
+
+
+__all__ = [
+    "Answers",
+    "Clear",
+    "Process",
+    "World",
+    "alert",
+    "content",
+    "delivery",
+    "free_port",
+    "http",
+    "issue",
+    "ledger_database",
+]
