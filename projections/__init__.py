@@ -1,0 +1,1 @@
+"""Read models, a file a view, and the engine that fills them."""

@@ -1,0 +1,219 @@
+"""The process and the commands as a person uses them: real registry, real roles, all read models at once."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import psycopg
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from core.errors import Unavailable
+from projections.catalogue import PROJECTIONS
+from projections.operations import statuses
+from runtime.kafka import Producer
+from runtime.postgres import migrate
+from runtime.settings import Settings
+from schemas.codec import Codec
+from schemas.registry import RegistrySource, sync
+from schemas.topics import Topics
+from tests.projections_kit import ALERT, AT, SOURCE, decided, event, requested, status, subscriber
+from tests.projections_lab import wait_for
+
+pytestmark = pytest.mark.stack
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Installation:
+    """Topics, schemas, database, roles and the running process of this module's tests."""
+
+    def __init__(self, settings, environ):
+        self.settings, self.environ = settings, environ
+        self.topics = Topics(settings.topic_prefix, settings.shards)
+        self.codec = Codec(self.topics, RegistrySource(settings.schema_registry_url))
+        self.producer = Producer(settings, "test")
+
+    def newswire(self, *arguments):
+        """Return exit code, the JSON lines that a command printed, and its errors."""
+        command = [sys.executable, "-c", "from runtime.commands import main; main()", "--json", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=self.environ, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+    def produce(self, events):
+        """Write events to their topics."""
+        self.producer.send_sync([self.codec.encode(e.topic, e.name, e.value, key=e.key, time=AT) for e in events])
+
+    def read(self, query):
+        """Return the rows of a query by the analytics role."""
+        with psycopg.connect(self.settings.database_url, autocommit=True) as connection:
+            return connection.execute(query).fetchall()
+
+    def caught_up(self):
+        """Wait until nothing lags."""
+        wait_for(lambda: not any(s.lag for s in statuses(self.settings)), "lag 0")
+
+
+@pytest.fixture(scope="module")
+def installation(stack):
+    name = f"projections_{uuid.uuid4().hex[:8]}"
+    roles = [f"{name}_owner", f"{name}_reader"]
+    urls = [make_conninfo(stack.postgres_url, dbname=name, user=role) for role in roles]
+    environ = {
+        **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
+        "PATH": os.environ["PATH"], "NEWSWIRE_HOME": "/nowhere", "KAFKA_BOOTSTRAP_SERVERS": stack.kafka,
+        "SCHEMA_REGISTRY_URL": stack.registry_url, "NEWSWIRE_OWNER_DATABASE_URL": stack.postgres_url,
+        "NEWSWIRE_PROJECTIONS_DATABASE_URL": urls[0], "DATABASE_URL": urls[1], "NEWSWIRE_TOPIC_PREFIX": name,
+        "NEWSWIRE_SHARDS": "2",
+    }  # fmt: skip
+    settings = Settings.load(environ)
+    migrate(settings)
+    sync(settings)
+    topics = Topics(name, 2)
+    admin = AdminClient({"bootstrap.servers": stack.kafka})
+    names = [n for item in PROJECTIONS for n in item.topics(topics)]
+    for future in admin.create_topics([NewTopic(n, topics.spec(n).partitions, 1) for n in names]).values():
+        future.result()
+    made = Installation(settings, environ)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from runtime.commands import main; main()", "run", "projections"], cwd=ROOT, env=environ
+    )
+    try:
+        wait_for(lambda: len(_generations(settings)) == 3, "three generations")
+        yield made
+    finally:
+        process.terminate()
+        code = process.wait(30)
+        made.producer.close()
+        for future in admin.delete_topics(names).values():
+            future.result()
+        with psycopg.connect(stack.postgres_url, autocommit=True) as owner:
+            owner.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+            for role in roles:
+                owner.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
+    assert code == 0
+
+
+@pytest.fixture(scope="module")
+def filled(installation):
+    """One newsletter slot and one alert, decided, and partly sent; one subscriber; one publication."""
+    topics = installation.topics
+    registered = {"subscriber_id": subscriber(1), "time_zone": "Asia/Tokyo", "language": "ja", "tags": [], "name": None}
+    submitted = {
+        "publication_id": subscriber(7), "revision": 1, "content_type": "article", "title": "T", "summary": "", "body": None,
+        "url": "https://example.org", "authors": [], "topics": [], "language": "en", "published_at": AT, "attributes": {},
+    }  # fmt: skip
+    installation.produce(
+        [
+            decided([(1, "email"), (2, "slack")], [(3, "none", "no_channel")], shard=0, shards=2, population=6, topics=topics),
+            decided([], shard=1, shards=2, population=4, topics=topics),
+            decided([(1, "email")], [(2, "email", "quiet_hours")], source_id=ALERT, population=5, topics=topics),
+            requested(1, "email", topics=topics),
+            requested(2, "slack", topics=topics),
+            status("DeliverySent", 1, "email", topics=topics),
+            status("DeliveryFailed", 2, "slack", reason="invalid_address", topics=topics),
+            event("SubscriberRegistered", registered | {"registered_at": AT}, topics.subscribers, key=subscriber(1)),
+            event("PublicationSubmitted", submitted, topics.publications, key=subscriber(7)),
+        ]
+    )
+    installation.caught_up()
+    return installation
+
+
+def test_accounting_is_printed_and_balances(filled):
+    """A row a channel, complete, balance 0, exit code 0."""
+    code, rows, _ = filled.newswire("accounting", SOURCE)
+    assert code == 0
+    found = {
+        r["channel"]: (r["complete"], r["population"], r["chosen"], r["gated"], r["sent"], r["failed"], r["balance"])
+        for r in rows
+    }
+    assert found == {"email": (True, 10, 1, 0, 1, 0, 0), "slack": (True, 10, 1, 0, 0, 1, 0), "none": (True, 10, 0, 1, 0, 0, 0)}
+    code, rows, _ = filled.newswire("accounting")
+    assert code == 0
+    assert {r["source_id"] for r in rows} == {SOURCE, ALERT}
+    assert next(r for r in rows if r["source_id"] == ALERT)["not_fanned_out"] == 1
+
+
+def test_an_unknown_source_is_one_sentence(filled):
+    """Exit code 2 and what is wrong."""
+    code, rows, errors = filled.newswire("accounting", "nothing@2026-01-01T00:00Z")
+    assert (code, rows[0]["kind"]) == (2, "InputError")
+    assert errors == "error: source 'nothing@2026-01-01T00:00Z' is not known: nothing was decided for it yet.\n"
+
+
+def test_a_balance_that_is_not_0_is_exit_code_1(filled):
+    """Then a delivery was lost, and programs can tell."""
+    schema = f"rm_deliveries_g{_generation(filled, 'deliveries')}"
+    with psycopg.connect(filled.settings.projections_database_url, autocommit=True) as connection:
+        connection.execute(f"create table {schema}.kept as select * from {schema}.deliveries where channel = 'slack'".encode())
+        connection.execute(f"delete from {schema}.deliveries where channel = 'slack'".encode())
+        code, rows, _ = filled.newswire("accounting", SOURCE)
+        connection.execute(f"insert into {schema}.deliveries select * from {schema}.kept".encode())
+        connection.execute(f"drop table {schema}.kept".encode())
+    assert code == 1
+    assert {r["channel"]: r["balance"] for r in rows} == {"email": 0, "slack": 1, "none": 0}
+
+
+def _generations(settings):
+    """Return the statuses; none while the broker still hands out the new topics."""
+    try:
+        return statuses(settings)
+    except Unavailable:
+        return []
+
+
+def _generation(installation, name):
+    return next(s.generation for s in statuses(installation.settings) if s.name == name and s.state == "live")
+
+
+def test_the_analytics_role_reads_the_views_and_nothing_else(filled):
+    """USAGE on api and SELECT on its views; no table of a read model, no bookkeeping, nothing written."""
+    for item in PROJECTIONS:
+        for view in item.views:
+            assert filled.read(f"select * from api.{view}".encode()) is not None
+    assert filled.read(b"select state, title from api.publications") == [("submitted", "T")]
+    assert filled.read(b"select time_zone, erased, unsubscribed from api.subscribers") == [("Asia/Tokyo", False, False)]
+    assert len(filled.read(b"select * from api.gated")) == 2
+    for refused in (
+        f"select * from rm_publications_g{_generation(filled, 'publications')}.revisions".encode(),
+        b"select * from projections.generations",
+        b"delete from api.gated",
+        b"create table api.mine (a int)",
+        b"create schema mine",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            filled.read(refused)
+
+
+def test_the_read_models_equal_a_replay_before_and_after_a_rebuild(filled):
+    """`verify all` compares; `rebuild all` makes new generations that say the same."""
+    code, rows, errors = filled.newswire("projections", "verify", "all")
+    assert (code, errors) == (0, "")
+    assert {r["projection"] for r in rows if r["equal"]} == {item.name for item in PROJECTIONS}
+    before = filled.read(b"select * from api.accounting order by 1, 3")
+    old = _generation(filled, "deliveries")
+    assert filled.newswire("projections", "rebuild", "all")[0] == 0
+    wait_for(
+        lambda: all(s.generation > old and s.state == "live" for s in statuses(filled.settings)),
+        "new ones",
+    )
+    assert filled.read(b"select * from api.accounting order by 1, 3") == before
+    code, rows, _ = filled.newswire("projections", "status")
+    assert [(r["projection"], r["state"], r["because"], r["lag"]) for r in rows] == [
+        (p.name, "live", "asked for", 0) for p in PROJECTIONS
+    ]
+    assert len(filled.read(b"select * from api.sources")) == 2
+
+
+def test_an_unknown_projection_is_one_sentence(filled):
+    """The names that exist are listed."""
+    for command in ("verify", "rebuild"):
+        code, _, errors = filled.newswire("projections", command, "nothing")
+        assert code == 2
+        assert "publications, subscribers, deliveries" in errors
