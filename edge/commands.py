@@ -1,0 +1,43 @@
+"""The edge's commands: its process, and the command line that people use."""
+
+import click
+
+from edge.people import link, prefer, subscribe, unlink, unsubscribe
+from edge.publishing import alert, alert_cancel, newsletter, publish, resume, retract, stop
+from edge.watching import show, watch
+from runtime.commands import run_group
+from runtime.settings import Settings
+
+
+@run_group.command("edge")
+def run_edge() -> None:
+    """The HTTP edge: unsubscribe pages and one-click unsubscribes.
+
+    Listens on NEWSWIRE_EDGE_HOST and NEWSWIRE_EDGE_PORT. TLS, and limits on connections, belong to the proxy before it.
+    """
+    import asyncio
+
+    from edge.server import serve
+    from runtime.logs import configure
+
+    settings = Settings.load()
+    configure(settings, "edge")
+    asyncio.run(serve(settings))
+
+
+commands: list[click.Command] = [
+    publish,
+    retract,
+    alert,
+    alert_cancel,
+    newsletter,
+    subscribe,
+    prefer,
+    link,
+    unlink,
+    unsubscribe,
+    watch,
+    show,
+    stop,
+    resume,
+]
