@@ -1,0 +1,111 @@
+# The developer's interface; CI calls the same targets. `make help` lists them.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STACK := $(BIN)/python -m deploy.stack
+INSTALLED := $(VENV)/.newswire-installed
+TEST_HOME := .newswire/test
+BENCH_HOME := .newswire/bench
+
+# Measures coverage in every Python process that is started below it, those of the stack included.
+MEASURED := COVERAGE_PROCESS_START="$(CURDIR)/pyproject.toml" COVERAGE_FILE="$(CURDIR)/.coverage"
+
+# The process that `stop`, `start` and `logs` are about, such as P=projections.
+P ?=
+# More arguments: of pytest for `test` and `unit`, of the runner for `up`, of the benchmark for `bench`.
+ARGS ?=
+
+.PHONY: help install up down status logs clean stop start restart schemas demo test unit check bench psql requirements installed
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Install everything into .venv (only when requirements changed)
+
+$(INSTALLED): requirements/dev.txt pyproject.toml
+	@set -e; \
+	for python in python3.11 python3 python; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then found=$$python; break; fi; \
+	done; \
+	if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then \
+	    if [ -z "$${found:-}" ]; then \
+	        echo "error: Python 3.11 is missing (no python3.11 or python3 of that version on the PATH): install it, then run make again." >&2; exit 3; \
+	    fi; \
+	    echo "Creating $(VENV) ..."; \
+	    $$found -m venv --clear $(VENV); \
+	fi; \
+	echo "Installing into $(VENV) (some minutes the first time) ..."; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt || { \
+	    echo "error: the packages could not be installed; pip says why above. Without a network they cannot be downloaded." >&2; exit 3; }; \
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	    --config-settings editable_mode=compat -e .; \
+	touch $@
+
+installed:
+	@[ -x $(BIN)/python ] || { echo "error: $(VENV) is missing: run 'make install' first" >&2; exit 3; }
+
+up: install ## Start the stack: servers and every process (a second time: what is missing)
+	@$(STACK) up $(ARGS)
+
+down: installed ## Stop the stack; its data stays
+	@$(STACK) down
+
+status: installed ## Show what runs, with memory and ports
+	@$(STACK) status
+
+logs: installed ## Follow the logs of all, or of one with P=name
+	@$(STACK) logs $(P)
+
+clean: installed ## Stop the stacks and remove .newswire with all data
+	@$(STACK) clean
+
+stop: installed ## Stop one process with P=name (a group must be inactive to be reset)
+	@$(if $(P),$(STACK) stop $(P),echo "error: say which, such as make stop P=projections" >&2; exit 2)
+
+start: installed ## Start one process with P=name
+	@$(if $(P),$(STACK) start $(P),echo "error: say which, such as make start P=projections" >&2; exit 2)
+
+restart: installed ## Stop and start one process with P=name
+	@$(if $(P),$(STACK) restart $(P),echo "error: say which, such as make restart P=projections" >&2; exit 2)
+
+schemas: install ## Register the schemas, create and check the topics
+	@$(BIN)/newswire schemas sync
+
+demo: install ## Start everything, publish, deliver, and check every message
+	@$(BIN)/python -m deploy.demo $(ARGS)
+
+test: install ## Run all tests on a stack of their own, with coverage (ARGS= for pytest)
+	@$(BIN)/python -m coverage erase
+	@$(MEASURED) $(STACK) run --home $(TEST_HOME) --profile test --only infra -- \
+	    $(BIN)/python -m pytest -q -n 4 --dist loadfile --ignore tests/system $(ARGS)
+	@$(MEASURED) NEWSWIRE_TEST_HOME=$(TEST_HOME) $(STACK) run --home $(TEST_HOME) --profile test --only all -- \
+	    $(BIN)/python -m pytest tests/system $(ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report --skip-covered --fail-under=85
+
+unit: install ## Run the tests that need no servers
+	@$(BIN)/python -m pytest -m "not stack" $(ARGS)
+
+check: install ## Lint, format, types, stale generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/newswire schemas check
+
+bench: install ## Measure speed and memory on a stack of its own
+	@code=0; NEWSWIRE_STACK_PROFILE=bench $(BIN)/python -m tests.benchmarks.pipeline --home $(BENCH_HOME) $(ARGS) || code=$$?; \
+	$(STACK) down --home $(BENCH_HOME); exit $$code
+
+psql: installed ## Query the read models as the read-only role
+	@$(STACK) psql $(ARGS)
+
+requirements: install ## Resolve and hash requirements/*.txt anew
+	@for name in base dev; do \
+	    $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	        --strip-extras --output-file=requirements/$$name.txt requirements/$$name.in || exit 1; \
+	done

@@ -1,0 +1,1 @@
+"""The local stack, the sandbox providers and the sample data."""

@@ -1,0 +1,1 @@
+"""Sandbox providers: real HTTP servers that speak the providers' own protocols."""
