@@ -1,0 +1,1 @@
+"""Tests of the whole stack: every process, as `make up` starts them."""
