@@ -24,7 +24,7 @@ from schemas.records import Event
 if TYPE_CHECKING:
     from schemas.codec import Codec
 
-ASK_EVERY_S = 0.5
+ASK_EVERY_S = 0.8
 """How often the end offsets are asked for: half of the lag that consent allows is left for applying."""
 _ASK_TIMEOUT_S = 2.0
 _POLL_S = 0.1

@@ -41,9 +41,12 @@ _PASSING = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.REQUEST_TIMED_OUT,
 )
+_OLD_METADATA = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH)
+"""A broker was started again, and the client still asks for its leadership from before."""
 _GONE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 _librdkafka_log = logging.getLogger("runtime.librdkafka")
+log = logging.getLogger(__name__)
 
 
 def make_consumer(settings: Settings, group: str | None, **config: Any) -> Consumer:
@@ -117,7 +120,11 @@ def offsets_of(
     try:
         futures = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout_s)
         return {(tp.topic, tp.partition): future.result(timeout_s + 1).offset for tp, future in futures.items()}
-    except (KafkaException, TimeoutError) as error:
+    except KafkaException as error:
+        if error.args[0].code() in _OLD_METADATA:  # librdkafka would ask the same way until it refreshes by itself, in minutes
+            partitions_of(admin, [], timeout_s)
+        raise _unavailable(error) from error
+    except TimeoutError as error:
         raise _unavailable(error) from error
 
 
@@ -208,12 +215,27 @@ def read_at(settings: Settings, topic: str, partition: int, offset: int, timeout
     return None
 
 
-def ensure_first_offsets(settings: Settings, group: str, topics: Collection[str], timeout_s: float = REQUEST_TIMEOUT_S) -> int:
+def ensure_first_offsets(
+    settings: Settings, group: str, topics: Collection[str], timeout_s: float = REQUEST_TIMEOUT_S, patience_s: float = 60.0
+) -> int:
     """Commit the earliest offset wherever this group has none yet, and return for how many partitions.
 
     Does nothing when the group has members: only a new or stopped group is given offsets, because a running one that
-    loses its offsets must stop and be looked at. SetupError when offsets are missing and cannot be set.
+    loses its offsets must stop and be looked at. SetupError when offsets are missing and cannot be set; Unavailable when
+    Kafka has not answered a request within `timeout_s`, tried again for `patience_s`: a busy broker is no reason to end.
     """
+    clock = SystemClock()
+    until = clock.monotonic() + patience_s
+    while True:
+        try:
+            return _ensure_first_offsets(settings, group, topics, timeout_s)
+        except Unavailable as error:
+            if clock.monotonic() > until:
+                raise
+            log.warning("%s waits for Kafka: %s", group, error)
+
+
+def _ensure_first_offsets(settings: Settings, group: str, topics: Collection[str], timeout_s: float) -> int:
     admin = admin_client(settings)
     partitions = partitions_of(admin, topics, timeout_s)
     missing = _without_offset(admin, group, partitions, timeout_s)
@@ -229,6 +251,8 @@ def ensure_first_offsets(settings: Settings, group: str, topics: Collection[str]
         if is_passing(error.args[0]):
             raise _unavailable(error) from error
         refused = error.args[0]
+    except TimeoutError as error:
+        raise _unavailable(error) from error
     if refused is not None and _without_offset(admin, group, partitions, timeout_s):
         raise SetupError(
             f"group {group} has no offsets for {missing[0][0]} and Kafka refuses to set them ({refused.str()}): "
@@ -246,6 +270,8 @@ def _without_offset(
     except KafkaException as error:
         if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return list(partitions)
+        raise _unavailable(error) from error
+    except TimeoutError as error:
         raise _unavailable(error) from error
     committed = {(tp.topic, tp.partition) for tp in known if tp.offset != OFFSET_INVALID and tp.offset >= 0}
     return [tp for tp in partitions if tp not in committed]

@@ -9,6 +9,7 @@ import binascii
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from core.errors import EventRefused
@@ -27,7 +28,7 @@ def to_value(name: str, document: Any) -> dict[str, Any]:
     schema = files.schema(name)
     if not isinstance(document, Mapping):
         raise EventRefused(name, "*", "expected a JSON object")
-    return _record(name, schema, document, "", _named(schema))
+    return _record(name, schema, document, "", _types(name))
 
 
 def to_document(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,6 +130,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     return value
+
+
+@cache
+def _types(name: str) -> dict[str, Any]:
+    return _named(files.schema(name))
 
 
 def _named(node: Any) -> dict[str, Any]:

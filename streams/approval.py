@@ -36,15 +36,16 @@ class Approval:
         self._scorer = Scorer(settings.scoring_url, settings.scoring_timeout_s, stage.clock)
         self._known: dict[int, Publications] = {}
         self._applied: dict[int, int] = {}
+        self._mine: set[int] = set()
         stage.on_assigned = self._on_assigned
         stage.consume(stage.topics.publications, self.handle)
         stage.consume(stage.topics.subscribers, self.check_subscriber)
 
     async def _on_assigned(self, assigned: set[tuple[str, int]]) -> None:
         """Forget partitions that somebody else may have worked on; they are read again when needed."""
-        mine = {partition for topic, partition in assigned if topic == self._stage.topics.publications}
+        self._mine = {partition for topic, partition in assigned if topic == self._stage.topics.publications}
         for partition in list(self._known):
-            if partition not in mine or not self._stage.continuous:
+            if partition not in self._mine or not self._stage.continuous:
                 del self._known[partition]
 
     async def check_subscriber(self, event: Event) -> None:
@@ -159,30 +160,32 @@ class Approval:
         await self._stage.producer.send([record])
 
     async def _partition(self, partition: int) -> Publications:
-        """Return what is known of a partition; the first time its log is read to the end of that moment."""
-        known = self._known.get(partition)
-        if known is None:
+        """Return what is known of a partition; the first time, the log of all that are not known is read to its end then."""
+        if partition not in self._known:
             generation = self._stage.generation
-            read, applied = await asyncio.to_thread(self._read, partition)
-            known = read
-            if generation == self._stage.generation:
-                self._known[partition] = read
-            self._applied[partition] = applied
-        return known
+            read, applied = await asyncio.to_thread(self._read, {partition} | (self._mine - self._known.keys()))
+            if generation != self._stage.generation:
+                read = {partition: read[partition]}  # enough for the event in hand; the others may have another owner
+            self._applied |= {one: applied[one] for one in read}
+            self._known |= read
+            if generation != self._stage.generation:
+                return self._known.pop(partition)
+        return self._known[partition]
 
-    def _read(self, partition: int) -> tuple[Publications, int]:
-        stage, place = self._stage, (self._stage.topics.publications, partition)
-        admin, known = admin_client(stage.settings), Publications()
-        starts, ends = start_offsets(admin, [place]), end_offsets(admin, [place])
+    def _read(self, partitions: set[int]) -> tuple[dict[int, Publications], dict[int, int]]:
+        stage, topic = self._stage, self._stage.topics.publications
+        places = [(topic, partition) for partition in sorted(partitions)]
+        admin, known = admin_client(stage.settings), {partition: Publications() for partition in partitions}
+        starts, ends = start_offsets(admin, places), end_offsets(admin, places)
         for raw in read_range(stage.settings, starts, ends, clock=stage.clock):
             try:
                 event = stage.codec.decode(raw)
             except CodecError:
                 continue  # its dead letter is written when the agent comes to it
-            known.apply(event, event.offset)
+            known[raw.partition].apply(event, event.offset)
             if event.name == "PublicationScored":
                 self._scorer.remember(event.value["content_sha256"], event.value["quality"], event.value["scorer"])
-        return known, ends[place]
+        return known, {partition: end for (_, partition), end in ends.items()}
 
 
 def _scored_at(revision: Revision) -> datetime:

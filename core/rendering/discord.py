@@ -5,6 +5,7 @@ over all embeds. Send with ALLOWED_MENTIONS.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from core.rendering.fragments import FragmentCache, FragmentKey
@@ -38,8 +39,8 @@ def newsletter_embeds(issue: Issue, cache: FragmentCache | None = None) -> list[
     name = one_line(issue.newsletter_name) or issue.newsletter_id
     heading = f"{count_text(count, phrases)} · {issue_date(issue.issue_group, phrases.locale)}"
     first: Embed = {
-        "title": fitted(name, MAX_TITLE, discord_text) or "–",
-        "description": discord_text(heading),
+        "title": _text(name, MAX_TITLE) or "–",
+        "description": _text(heading, 200),
         "color": NEWSLETTER_COLOUR,
     }
     why = phrases.why_newsletter.format(name=name)
@@ -79,13 +80,11 @@ def alert_embeds(message: AlertMessage) -> list[Embed]:
 
 def characters(embeds: Sequence[Embed]) -> int:
     """Return the characters that count towards the limit over all embeds."""
-    return sum(
-        units(embed.get("title", ""))
-        + units(embed.get("description", ""))
-        + units(embed.get("footer", {}).get("text", ""))
-        + units(embed.get("author", {}).get("name", ""))
-        for embed in embeds
-    )
+    texts = []
+    for embed in embeds:
+        texts += (embed.get("title", ""), embed.get("description", ""))
+        texts += (embed.get("footer", {}).get("text", ""), embed.get("author", {}).get("name", ""))
+    return units("".join(texts))
 
 
 def _item(content: ItemContent, reason: str, tier: int, phrases: Phrases, cache: FragmentCache) -> Embed:
@@ -112,11 +111,17 @@ def _render_item(content: ItemContent, tier: int, phrases: Phrases) -> Embed:
 
 def _line(content: ItemContent) -> str:
     url = safe_url(content.url)
-    return f"• {discord_link(url if len(url) <= 300 else '', fitted(one_line(content.title), 160, discord_text) or '–')}"
+    return f"• {discord_link(url if len(url) <= 300 else '', _text(one_line(content.title), 160) or '–')}"
 
 
 def _ending(why: str, unsubscribe_url: str, label: str) -> str:
-    return f"{fitted(why, 300, discord_text)} {discord_link(safe_url(unsubscribe_url), discord_text(label))}"
+    return f"{_text(why, 300)} {discord_link(safe_url(unsubscribe_url), _text(label, 100))}"
+
+
+@lru_cache(maxsize=4096)
+def _text(text: str, limit: int) -> str:
+    """Return a text that many messages share, escaped and shortened."""
+    return fitted(text, limit, discord_text)
 
 
 def _link_url(url: str | None) -> str:

@@ -48,7 +48,7 @@ def newsletter_blocks(issue: Issue, cache: FragmentCache | None = None) -> Messa
     date = issue_date(issue.issue_group, phrases.locale)
     name = one_line(issue.newsletter_name) or issue.newsletter_id
     why = phrases.why_newsletter.format(name=name)
-    fixed = [_header(name), _context(slack_text(f"{count_text(count, phrases)} · {date}"))]
+    fixed = [_header(name), _context(_text(f"{count_text(count, phrases)} · {date}", META_LIMIT))]
     footer = _footer(why, issue.unsubscribe_url, phrases.unsubscribe_newsletter, issue.from_name, issue.postal_address)
     for shown in range(min(count, MAX_ITEMS), -1, -1):
         more = [_context(slack_text(more_text(count - shown, phrases)))] if shown < count else []
@@ -81,11 +81,8 @@ def alert_blocks(message: AlertMessage) -> Message:
 
 def characters(blocks: Sequence[Block]) -> int:
     """Return the characters of all texts in blocks, addresses of links included."""
-    total = 0
-    for block in blocks:
-        texts = [block["text"]] if "text" in block else block.get("elements", ())
-        total += sum(units(text["text"]) for text in texts)
-    return total
+    texts = [block["text"] if "text" in block else block["elements"][0] for block in blocks if block["type"] != "divider"]
+    return units("".join([text["text"] for text in texts]))
 
 
 def _item(content: ItemContent, reason: str, tier: int, phrases: Phrases, cache: FragmentCache) -> list[Block]:
@@ -95,9 +92,8 @@ def _item(content: ItemContent, reason: str, tier: int, phrases: Phrases, cache:
     return [_section(text), _context(" · ".join(filter(None, (meta, words))))]
 
 
-@lru_cache(maxsize=4096)
 def _reason(reason: str, locale: str) -> str:
-    return fitted(reason_text(reason, locale), 120, slack_text)
+    return _text(reason_text(reason, locale), 120)
 
 
 def _render_item(content: ItemContent, tier: int, phrases: Phrases) -> tuple[str, str]:
@@ -128,9 +124,15 @@ def _context(text: str) -> Block:
 
 def _footer(why: str, unsubscribe_url: str, label: str, from_name: str, postal_address: str) -> Block:
     sender = ", ".join(filter(None, (one_line(from_name), one_line(postal_address))))
-    link = slack_link(safe_url(unsubscribe_url), slack_text(label))
-    return _context(f"{fitted(why, 300, slack_text)} {link}" + (f"\n{fitted(sender, 300, slack_text)}" if sender else ""))
+    link = slack_link(safe_url(unsubscribe_url), _text(label, 100))
+    return _context(f"{_text(why, 300)} {link}" + (f"\n{_text(sender, 300)}" if sender else ""))
 
 
 def _fallback(text: str) -> str:
-    return fitted(text, min(MAX_TEXT, 500), slack_text)
+    return _text(text, min(MAX_TEXT, 500))
+
+
+@lru_cache(maxsize=4096)
+def _text(text: str, limit: int) -> str:
+    """Return a text that many messages share, escaped and shortened."""
+    return fitted(text, limit, slack_text)

@@ -5,6 +5,7 @@
 
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from core.rendering.fragments import FragmentCache, FragmentKey
@@ -34,10 +35,11 @@ def newsletter_payload(
         "language": issue.language,
         "unsubscribe_url": issue.unsubscribe_url,
     }
+    head = _json({"type": NEWSLETTER_ISSUED, "timestamp": _moment(timestamp), "data": data}).removesuffix("}}")
     for shown in range(len(issue.items), -1, -1):
         for tier in SUMMARY_TIERS:
-            items = [_item(item, issue.language, tier, cache) for item in issue.items[:shown]]
-            payload = _encode(NEWSLETTER_ISSUED, timestamp, {**data, "items": items, "items_left_out": len(issue.items) - shown})
+            items = ",".join([_item(item, issue.language, tier, cache) for item in issue.items[:shown]])
+            payload = f'{head},"items":[{items}],"items_left_out":{len(issue.items) - shown}}}}}'.encode()
             if len(payload) < MAX_BYTES:
                 return payload
     raise AssertionError("a payload without items is within the limit")
@@ -58,17 +60,23 @@ def alert_payload(message: AlertMessage, *, delivery_id: str, source_id: str, ti
             "raised_at": _moment(message.raised_at),
             "unsubscribe_url": message.unsubscribe_url,
         }
-        payload = _encode(ALERT_RAISED, timestamp, data)
+        payload = _json({"type": ALERT_RAISED, "timestamp": _moment(timestamp), "data": data}).encode()
         if len(payload) < MAX_BYTES:
             return payload
     raise AssertionError("an alert's fields are bounded")
 
 
-def _item(item: IssueItem, language: str, tier: int, cache: FragmentCache) -> dict[str, Any]:
+def _item(item: IssueItem, language: str, tier: int, cache: FragmentCache) -> str:
+    """Return one item as JSON: the cached beginning, which is the same for everybody, and the reason."""
     key = FragmentKey(item.content.publication_id, item.content.revision, "", f"item-{tier}", "webhook")
-    locale = phrases_for(language).locale
-    reason, words = shorten(one_line(item.reason), AUTHOR_LIMIT), shorten(reason_text(item.reason, locale), AUTHOR_LIMIT)
-    return {**cache.get(key, lambda: _render_item(item.content, tier)), "reason": reason, "reason_text": words}
+    beginning: str = cache.get(key, lambda: _json(_render_item(item.content, tier)).removesuffix("}"))
+    return beginning + _reason(item.reason, phrases_for(language).locale)
+
+
+@lru_cache(maxsize=4096)
+def _reason(reason: str, locale: str) -> str:
+    words = {"reason": shorten(one_line(reason), AUTHOR_LIMIT), "reason_text": shorten(reason_text(reason, locale), AUTHOR_LIMIT)}
+    return "," + _json(words).removeprefix("{")
 
 
 def _render_item(content: ItemContent, tier: int) -> dict[str, Any]:
@@ -94,6 +102,5 @@ def _moment(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _encode(kind: str, timestamp: datetime, data: dict[str, Any]) -> bytes:
-    document = {"type": kind, "timestamp": _moment(timestamp), "data": data}
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 
 from runtime.kafka import Producer, admin_client, end_offsets, read_range, start_offsets
+from runtime.keys import create_master_key
 from runtime.postgres import migrate
 from runtime.settings import Settings
 from schemas.admin import ensure_topics
@@ -31,7 +32,7 @@ from schemas.topics import Topics
 from tests.fix_stack import Stack
 from tests.unit import deciding_samples as samples
 
-WAIT_S = 90.0
+WAIT_S = 150.0
 STAGES = ("approval", "audience", "alerts", "newsletters", "fanout-urgent", "fanout-bulk")
 SHARDS = 2
 ADDRESS = b"\x01" + bytes(range(60))
@@ -225,7 +226,7 @@ class World:
         from confluent_kafka import ConsumerGroupTopicPartitions
 
         name = f"{self.settings.topic_prefix}.{group}"
-        found = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name)])[name].result(10).topic_partitions
+        found = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name)])[name].result(60).topic_partitions
         committed = {(tp.topic, tp.partition): tp.offset for tp in found}
         if not committed:
             return 1_000_000  # it has not started yet
@@ -259,12 +260,15 @@ def open_world(stack: Stack, folder: Path, **env: str) -> Iterator[World]:
     prefix = f"streams-{uuid.uuid4().hex[:8]}"
     database = psycopg.conninfo.make_conninfo(stack.postgres_url, dbname=prefix.replace("-", "_"))
     scoring = Scoring()
+    create_master_key(folder / "master.key")
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("NEWSWIRE_")},
         "KAFKA_BOOTSTRAP_SERVERS": stack.kafka,
         "SCHEMA_REGISTRY_URL": stack.registry_url,
         "NEWSWIRE_OWNER_DATABASE_URL": stack.postgres_url,
         "NEWSWIRE_STREAMS_DATABASE_URL": database,
+        "NEWSWIRE_KEYS_DATABASE_URL": database,
+        "NEWSWIRE_MASTER_KEY_FILE": str(folder / "master.key"),
         "NEWSWIRE_TOPIC_PREFIX": prefix,
         "NEWSWIRE_SHARDS": str(SHARDS),
         "NEWSWIRE_NEWSLETTER_CHUNKS": "2",
@@ -289,6 +293,6 @@ def open_world(stack: Stack, folder: Path, **env: str) -> Iterator[World]:
         world.producer.close()
         scoring.shutdown()
         for made in world.admin.delete_topics([spec.name for spec in world.topics.specs()]).values():
-            made.result(10)
+            made.result(60)
         with psycopg.connect(stack.postgres_url, autocommit=True) as connection:
             connection.execute(f'DROP DATABASE "{settings.streams_database_url.split("dbname=")[1].split()[0]}" WITH (FORCE)')
