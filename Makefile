@@ -11,19 +11,25 @@ STACK := $(BIN)/python -m deploy.stack
 INSTALLED := $(VENV)/.newswire-installed
 TEST_HOME := .newswire/test
 BENCH_HOME := .newswire/bench
+FAULT_HOME := .newswire/fault
 
 # Measures coverage in every Python process that is started below it, those of the stack included.
 MEASURED := COVERAGE_PROCESS_START="$(CURDIR)/pyproject.toml" COVERAGE_FILE="$(CURDIR)/.coverage"
 
 # The process that `stop`, `start` and `logs` are about, such as P=projections.
 P ?=
+# How many seeds of faults `fault` runs, and the first of them.
+SEEDS ?= 10
+FIRST ?= 1
+# How many nodes Kafka has in `fault-rows`: 3 for the rows that lose brokers.
+NODES ?= 1
 # More arguments: of pytest for `test` and `unit`, of the runner for `up`, of the benchmark for `bench`.
 ARGS ?=
 
-.PHONY: help install up down status logs clean stop start restart schemas demo test unit check bench psql requirements installed
+.PHONY: help install up down status logs clean stop start restart schemas demo test unit check bench bench-sinks bench-ledger psql requirements installed fault fault-rows fault-long
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Install everything into .venv (only when requirements changed)
 
@@ -82,9 +88,10 @@ demo: install ## Start everything, publish, deliver, and check every message
 test: install ## Run all tests on a stack of their own, with coverage (ARGS= for pytest)
 	@$(BIN)/python -m coverage erase
 	@$(MEASURED) $(STACK) run --home $(TEST_HOME) --profile test --only infra -- \
-	    $(BIN)/python -m pytest -q -n 4 --dist loadfile --ignore tests/system $(ARGS)
+	    $(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore tests/system $(ARGS)
 	@$(MEASURED) NEWSWIRE_TEST_HOME=$(TEST_HOME) $(STACK) run --home $(TEST_HOME) --profile test --only all -- \
 	    $(BIN)/python -m pytest tests/system $(ARGS)
+	@$(MEASURED) $(MAKE) fault SEEDS=10 FIRST=1 ARGS=--again
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report --skip-covered --fail-under=85
 
@@ -97,8 +104,27 @@ check: install ## Lint, format, types, stale generated files
 	@$(BIN)/mypy
 	@$(BIN)/newswire schemas check
 
+fault: install ## Run seeds of faults over every process, and check every message (SEEDS=200 FIRST=1; goes on where it stopped)
+	@$(STACK) run --home $(FAULT_HOME) --profile fault -- \
+	    $(BIN)/python -m tests.fault --home $(FAULT_HOME) seeds --seeds $(SEEDS) --first $(FIRST) $(ARGS)
+
+fault-rows: install ## Run single rows of the fault matrix: ARGS=storm, or NODES=3 ARGS="leader majority"
+	@$(STACK) run --home $(FAULT_HOME)-$(NODES) --profile fault --nodes $(NODES) -- \
+	    $(BIN)/python -m tests.fault --home $(FAULT_HOME)-$(NODES) rows $(ARGS)
+
+fault-long: install ## Run the rows that need root on Linux: clocks, memory, a full disk, a cut network (ARGS=disk)
+	@$(STACK) run --home $(FAULT_HOME)-1 --profile fault -- $(BIN)/python -m tests.fault --home $(FAULT_HOME)-1 long $(ARGS)
+
 bench: install ## Measure speed and memory on a stack of its own
 	@code=0; NEWSWIRE_STACK_PROFILE=bench $(BIN)/python -m tests.benchmarks.pipeline --home $(BENCH_HOME) $(ARGS) || code=$$?; \
+	$(STACK) down --home $(BENCH_HOME); exit $$code
+
+bench-sinks: install ## Measure each sink alone beside its bare client library
+	@code=0; NEWSWIRE_STACK_PROFILE=bench $(BIN)/python -m tests.benchmarks.sinks --home $(BENCH_HOME) $(ARGS) || code=$$?; \
+	$(STACK) down --home $(BENCH_HOME); exit $$code
+
+bench-ledger: install ## Measure the ledger as it fills, to ten million rows
+	@code=0; NEWSWIRE_STACK_PROFILE=bench $(BIN)/python -m tests.benchmarks.ledger --home $(BENCH_HOME) $(ARGS) || code=$$?; \
 	$(STACK) down --home $(BENCH_HOME); exit $$code
 
 psql: installed ## Query the read models as the read-only role

@@ -14,6 +14,9 @@ NO_CHANNEL: Final = "none"
 
 PRIORITIES: Final = ("critical", "high", "normal", "low")
 SOURCE_KINDS: Final = ("alert", "newsletter")
+NOTICE: Final = "notice"
+"""Kind of source of what Newswire itself tells one person, such as that their endpoint was disabled: no decision is behind it, so
+it is no part of the accounting."""
 
 STATE_RANK: Final = {
     "not_fanned_out": 0,

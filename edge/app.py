@@ -1,4 +1,4 @@
-"""The edge's HTTP application: the unsubscribe page and the one-click POST of RFC 8058.
+"""The edge's HTTP application: the unsubscribe page, the one-click POST of RFC 8058, and the providers' callbacks.
 
 Seeing the page (GET) never acts, because mail scanners open links. A POST acts, and is answered with 200 only after the
 event is in Kafka; when it cannot be recorded the answer is 503 with Retry-After. No cookie, no redirect, no script; the
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from core.errors import SetupError, Unavailable
+from edge.callbacks.routes import Callbacks
 from edge.pages import SECURITY_HEADERS, ask_page, done_page, problem_page
 from edge.phrases import PageText, page_text
 from edge.unsubscribe import NameOf, Unsubscribe
@@ -42,6 +43,7 @@ class Edge:
     name_of: NameOf
     clock: Clock
     failed: Callable[[], BaseException | None] = lambda: None
+    callbacks: Callbacks | None = None
     record_timeout_s: float = RECORD_TIMEOUT_S
     body_timeout_s: float = BODY_TIMEOUT_S
 
@@ -56,6 +58,8 @@ def make_app(edge: Edge) -> web.Application:
     app.router.add_get("/u/{token}", _ask)
     app.router.add_post("/u/{token}", _act)
     app.router.add_get("/health", _health)
+    if edge.callbacks is not None:
+        app.add_routes(edge.callbacks.routes())
     app.on_response_prepare.append(_secure)
     return app
 

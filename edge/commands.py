@@ -3,7 +3,7 @@
 import click
 
 from edge.people import link, prefer, subscribe, unlink, unsubscribe
-from edge.publishing import alert, alert_cancel, newsletter, publish, resume, retract, stop
+from edge.publishing import alert, alert_cancel, newsletter, publish, resume, retract, stop, stops
 from edge.watching import show, watch
 from runtime.commands import run_group
 from runtime.settings import Settings
@@ -18,11 +18,29 @@ def run_edge() -> None:
     import asyncio
 
     from edge.server import serve
+    from runtime import failpoints
     from runtime.logs import configure
 
     settings = Settings.load()
     configure(settings, "edge")
+    failpoints.configure(settings.failpoints, "edge")
     asyncio.run(serve(settings))
+
+
+@run_group.command("ses-events")
+def run_ses_events() -> None:
+    """Take the SES events that SNS puts into the SQS queue of NEWSWIRE_SES_QUEUE_URL.
+
+    A small installation needs no queue: SNS can call the edge at /callbacks/ses instead.
+    """
+    import sys
+
+    from edge.callbacks.queue import run
+    from runtime.logs import configure
+
+    settings = Settings.load()
+    configure(settings, "ses-events")
+    sys.exit(run(settings))
 
 
 commands: list[click.Command] = [
@@ -39,5 +57,6 @@ commands: list[click.Command] = [
     watch,
     show,
     stop,
+    stops,
     resume,
 ]

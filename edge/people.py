@@ -193,14 +193,21 @@ def prefer(output: Output, /, subscriber: str, **options: Any) -> None:
 @click.option("--channel", required=True, type=click.Choice(CHANNELS), help="Channel.")
 @click.option("--address", required=True, help="Address; for a webhook its URL.")
 @click.option("--secret", help="For a webhook: its secret, whsec_ and base64.")
+@click.option(
+    "--previous-secret", help="For a webhook: the secret before this one; messages are signed with both until it is gone."
+)
 @click.option("--verified", is_flag=True, help="You have seen that it belongs to them; without it nothing is sent there.")
 @click.pass_obj
-def link(output: Output, subscriber: str, channel: str, address: str, secret: str | None, verified: bool) -> None:
+def link(
+    output: Output, subscriber: str, channel: str, address: str, secret: str | None, previous_secret: str | None, verified: bool
+) -> None:
     """Give SUBSCRIBER an address on a channel, in place of an earlier one there."""
     from runtime.directory import Directory, read_subscriber_id
 
     subscriber_id = read_subscriber_id(subscriber)
     given: Any = {"url": address, "secret": secret or ""} if channel == "webhook" else address
+    if channel == "webhook" and previous_secret:
+        given["previous_secret"] = previous_secret
     with Directory(Settings.load()) as directory:
         directory.link(subscriber_id, channel, given, verified=verified)
     output.item({"subscriber_id": subscriber_id, "channel": channel, "linked": True, "verified": verified})

@@ -123,7 +123,10 @@ def _known_publications(log: "Log", ids: list[str]) -> dict[str, dict[str, Any]]
 @click.option("--reason", required=True, help="Why, for people.")
 @click.pass_obj
 def retract(output: Output, publication: str, reason: str) -> None:
-    """Retract PUBLICATION: no revision of it is sent any more."""
+    """Retract PUBLICATION: no revision of it is sent any more.
+
+    What was sent of it is changed on Slack and Discord, and webhooks are told; `newswire recalls` shows what became of it.
+    """
     from edge.writing import Log
 
     with Log(Settings.load()) as log:
@@ -212,7 +215,7 @@ def parse_topics(text: str) -> dict[str, float]:
 @click.option("--reason", required=True, help="Why, for people.")
 @click.pass_obj
 def alert_cancel(output: Output, alert_id: str, reason: str) -> None:
-    """Cancel an alert: what was not sent yet stays unsent."""
+    """Cancel an alert: what was not sent yet stays unsent, and what was is changed where the channel can."""
     from edge.writing import Log
 
     with Log(Settings.load()) as log:
@@ -240,6 +243,9 @@ NEWSLETTER_DEFAULTS: dict[str, Any] = {
     "max_items": 10,
     "half_life_h": 24.0,
     "template": "newsletter",
+    "canary_share": 0.0,
+    "canary_hold_min": 30,
+    "on_unknown": "hold",
 }
 """What a definition may leave out: every day at 9:00 local time, for everybody who subscribed, the 10 best of 3 days."""
 
@@ -332,15 +338,29 @@ def _control(action: str, scope: str, name: str | None, reason: str) -> dict[str
     from edge.writing import Log
 
     if (scope == "all") != (name is None):
-        raise InputError(f"scope: expected `{action} all`, `{action} channel NAME` or `{action} source SOURCE_ID`")
+        raise InputError(f"scope: expected `{action} all`, `{action} channel NAME` or `{action} source ID`")
     if scope == "channel" and name not in CHANNELS:
         raise InputError(f"channel: {name!r} is none; expected one of {', '.join(CHANNELS)}")
     control_id = scope if name is None else f"{scope}/{name}"
     with Log(Settings.load()) as log:
+        if scope == "source":
+            _check_source(log, name or "")
         now, actor = log.clock.now(), log.settings.actor
         fields = {"control_id": control_id, "action": action, "reason": reason, "changed_by": actor, "changed_at": now}
         log.write_one(_one("ControlChanged", "control_id", log.topics.controls, fields))
     return {"control_id": control_id, "action": action}
+
+
+def _check_source(log: "Log", name: str) -> None:
+    """Refuse what is no alert_id and names no newsletter: a stop with a typing error would stop nothing and look well."""
+    from schemas.checks import uuid as is_no_uuid
+
+    if is_no_uuid(name) is None:
+        return
+    newsletters = [event.key for event in _newsletters(log)]
+    if name.partition("@")[0] not in newsletters:
+        known = ", ".join(newsletters) or "none"
+        raise InputError(f"source: {name!r} is no alert_id, and there is no such newsletter; known are: {known}")
 
 
 _SCOPE = click.argument("scope", type=click.Choice(["all", "channel", "source"]))
@@ -352,8 +372,24 @@ _SCOPE = click.argument("scope", type=click.Choice(["all", "channel", "source"])
 @click.option("--reason", required=True, help="Why, for people.")
 @click.pass_obj
 def stop(output: Output, scope: str, name: str | None, reason: str) -> None:
-    """Stop sending: all, one channel, or one source (an alert_id, or newsletter_id@minute)."""
+    """Stop sending: all, one channel, or one source (an alert_id, a newsletter_id, or newsletter_id@minute).
+
+    No call begins later than 2 s after this command has ended. What waits is held until it is resumed, or not worth sending.
+    """
     output.item(_control("stop", scope, name, reason))
+
+
+@click.command(epilog="Example: newswire stops")
+@click.pass_obj
+def stops(output: Output) -> None:
+    """List what is stopped now, since when, by whom and why."""
+    from edge.writing import Log
+
+    with Log(Settings.load()) as log:
+        last = {e.key: e.value for e in log.read_all(log.partitions(log.topics.controls)) if e.name == "ControlChanged"}
+    columns = ["control_id", "changed_at", "changed_by", "reason"]
+    rows = [tuple(value[name] for name in columns) for _, value in sorted(last.items()) if value["action"] == "stop"]
+    output.table("Stopped", columns, rows)
 
 
 @click.command(epilog='Example: newswire resume channel slack --reason "Moved"')
@@ -362,5 +398,5 @@ def stop(output: Output, scope: str, name: str | None, reason: str) -> None:
 @click.option("--reason", required=True, help="Why, for people.")
 @click.pass_obj
 def resume(output: Output, scope: str, name: str | None, reason: str) -> None:
-    """Send again what was stopped, as far as it is still worth sending."""
+    """Send what was stopped, as far as it is still worth sending, and go on."""
     output.item(_control("resume", scope, name, reason))

@@ -1,15 +1,19 @@
 """The process `newswire run edge`: the application, its producer and its follower of newsletters, until SIGTERM."""
 
 import asyncio
+import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
 
 from aiohttp import web
 
 from core.errors import SetupError, Unavailable
 from edge.app import Edge, make_app
-from edge.unsubscribe import NewsletterNames, Recorder, Unsubscribe
+from edge.callbacks.compose import open_callbacks, wanted
+from edge.unsubscribe import NewsletterNames, Recorder
 from runtime import metrics
 from runtime.clock import SystemClock
 from runtime.follower import LogFollower
@@ -27,6 +31,7 @@ SHUTDOWN_S = 10.0
 """Requests under way may end within this time of SIGTERM."""
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 async def serve(settings: Settings) -> None:
@@ -41,27 +46,32 @@ async def serve(settings: Settings) -> None:
     recorder = Recorder(producer, codec, topics, clock)
     broken: list[BaseException] = []
 
-    async def record(asked: Unsubscribe) -> None:
-        try:
-            await recorder.record(asked)
-        except RuntimeError as error:  # the producer failed for good: say so to the person, and end
-            broken.append(error)
-            raise Unavailable(str(error)) from error
+    def guarded(step: Callable[[T], Awaitable[None]]) -> Callable[[T], Awaitable[None]]:
+        async def record(asked: T) -> None:
+            try:
+                await step(asked)
+            except RuntimeError as error:  # the producer failed for good: say so to who asks, and end
+                broken.append(error)
+                raise Unavailable(str(error)) from error
+
+        return record
 
     def failure() -> BaseException | None:
         return broken[0] if broken else follower.failed()
 
-    app = make_app(Edge(keys, record, names.name_of, clock, failure))
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=15.0, lingering_time=1.0, shutdown_timeout=SHUTDOWN_S)
-    await runner.setup()
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, producer.close)
+        stack.callback(follower.stop)
+        callbacks = await stack.enter_async_context(open_callbacks(settings, producer, clock)) if wanted(settings) else None
+        if callbacks is not None:
+            callbacks = replace(callbacks, record=guarded(callbacks.record))
+        app = make_app(Edge(keys, guarded(recorder.record), names.name_of, clock, failure, callbacks))
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=15.0, lingering_time=1.0, shutdown_timeout=SHUTDOWN_S)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
         await _listen(runner, settings)
         log.info("listening on %s:%s", settings.edge_host, settings.edge_port)
         await _until_stopped(failure)
-    finally:
-        await runner.cleanup()
-        follower.stop()
-        await asyncio.to_thread(producer.close)
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from core.ids import event_id
 from runtime.clock import Clock
+from runtime.failpoints import hit_async
 from runtime.producer import Producer
 from runtime.tokens import TokenClaims
 from schemas.codec import Codec
@@ -60,7 +61,9 @@ class Recorder:
             source=SOURCE,
             causation_id=claims.delivery_id,
         )
+        await hit_async("edge.before_produce")
         await self._producer.send([record])
+        await hit_async("edge.after_produce")
 
 
 class NewsletterNames:

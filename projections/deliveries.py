@@ -1,10 +1,11 @@
 """Read models of deliveries: api.deliveries, api.gated, api.skips, api.accounting and api.sources.
 
 Consumes decisions.*, deliveries.* and delivery-status. Within a partition events come in order; across topics in any
-order, and the rows come out the same: a delivery's state is the highest by rank, never the last one written, and within
-a rank the earliest outcome's. The first copy of a chunk (lowest offset of its partition, hence the first that is read)
-is the decision; later copies are kept in `dropped_copies` only. What was chosen is counted from the decision itself and
-stored with the chunk, apart from the delivery rows that the accounting compares it with.
+order, and the rows come out the same: a delivery's state is that of its latest attempt (what failed can be given back to its
+sink by hand), of that the highest by rank, never the last one written, and within a rank the earliest outcome's. The first
+copy of a chunk (lowest offset of its partition, hence the first that is read) is the decision; later copies are kept in
+`dropped_copies` only. What was chosen is counted from the decision itself and stored with the chunk, apart from the delivery
+rows that the accounting compares it with.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from core.ids import NAMESPACE
-from core.names import CHANNELS, LANES, NO_CHANNEL, STATE_RANK, STATUS_EVENTS
+from core.names import CHANNELS, LANES, NO_CHANNEL, NOTICE, STATE_RANK, STATUS_EVENTS
 from projections.model import Projection, Statement, plain, texts, times, unique
 from schemas.records import Event
 from schemas.topics import Topics
@@ -88,20 +89,24 @@ on conflict do nothing
 )
 
 _STATES = """
-insert into deliveries as t (delivery_id, source_id, subscriber_id, channel, state, reason, state_at, sent_at, confirmed_at)
-select * from unnest(%(ids)s::text[], %(sources)s::text[], %(subscribers)s::uuid[], %(channels)s::text[], %(states)s::int2[],
-                     %(reasons)s::text[], %(state_at)s::timestamptz[], %(sent)s::timestamptz[], %(confirmed)s::timestamptz[])
+insert into deliveries as t (delivery_id, source_id, subscriber_id, channel, attempt, state, reason, state_at, sent_at,
+                             confirmed_at)
+select * from unnest(%(ids)s::text[], %(sources)s::text[], %(subscribers)s::uuid[], %(channels)s::text[], %(attempts)s::int[],
+                     %(states)s::int2[], %(reasons)s::text[], %(state_at)s::timestamptz[], %(sent)s::timestamptz[],
+                     %(confirmed)s::timestamptz[])
 on conflict (delivery_id) do update set
-    state = greatest(t.state, excluded.state),
-    reason = case when (excluded.state, t.state_at, coalesce(t.reason, ''))
-                     > (t.state, excluded.state_at, coalesce(excluded.reason, ''))
+    attempt = greatest(t.attempt, excluded.attempt),
+    state = case when (excluded.attempt, excluded.state) > (t.attempt, t.state) then excluded.state else t.state end,
+    reason = case when (excluded.attempt, excluded.state, t.state_at, coalesce(t.reason, ''))
+                     > (t.attempt, t.state, excluded.state_at, coalesce(excluded.reason, ''))
                   then excluded.reason else t.reason end,
-    state_at = case when excluded.state > t.state then excluded.state_at
-                    when excluded.state = t.state then least(t.state_at, excluded.state_at) else t.state_at end,
+    state_at = case when (excluded.attempt, excluded.state) > (t.attempt, t.state) then excluded.state_at
+                    when (excluded.attempt, excluded.state) = (t.attempt, t.state) then least(t.state_at, excluded.state_at)
+                    else t.state_at end,
     sent_at = least(t.sent_at, excluded.sent_at),
     confirmed_at = least(t.confirmed_at, excluded.confirmed_at)
-where excluded.state > t.state
-   or (excluded.state = t.state
+where (excluded.attempt, excluded.state) > (t.attempt, t.state)
+   or ((excluded.attempt, excluded.state) = (t.attempt, t.state)
        and (excluded.state_at, coalesce(excluded.reason, '')) < (t.state_at, coalesce(t.reason, '')))
    or least(t.sent_at, excluded.sent_at) is distinct from t.sent_at
    or least(t.confirmed_at, excluded.confirmed_at) is distinct from t.confirmed_at
@@ -276,17 +281,18 @@ class _Row:
     source_id: str
     subscriber_id: str
     channel: str
+    attempt: int = 0
     state: int = _PENDING
     reason: str | None = None
     state_at: datetime | None = None
     sent_at: datetime | None = None
     confirmed_at: datetime | None = None
 
-    def report(self, state: int, at: datetime, reason: str | None) -> None:
-        """Take in an outcome: the highest state wins, within a state the earliest, then the first reason in order."""
-        if state > self.state:
-            self.state, self.state_at, self.reason = state, at, reason
-        elif state == self.state:
+    def report(self, attempt: int, state: int, at: datetime, reason: str | None) -> None:
+        """Take in an outcome: the latest attempt's highest state wins, within a state the earliest, then the first reason."""
+        if (attempt, state) > (self.attempt, self.state):
+            self.attempt, self.state, self.state_at, self.reason = attempt, state, at, reason
+        elif (attempt, state) == (self.attempt, self.state):
             assert self.state_at is not None
             if (at, reason or "") < (self.state_at, self.reason or ""):
                 self.state_at, self.reason = at, reason
@@ -307,7 +313,7 @@ def _fold(rows: dict[str, _Row], event: Event) -> None:
     if row is None:
         row = rows[delivery_id] = _Row(value["source_id"], value["subscriber_id"], value["channel"])
     if event.name != "DeliveryRequested":  # which says only that it is pending
-        row.report(_RANK[event.name], value["occurred_at"], value["reason"])
+        row.report(value["attempt"], _RANK[event.name], value["occurred_at"], value["reason"])
 
 
 def _states(rows: dict[str, _Row]) -> Statement:
@@ -317,6 +323,7 @@ def _states(rows: dict[str, _Row]) -> Statement:
         "sources": texts(r.source_id for r in folded),
         "subscribers": unique(r.subscriber_id for r in folded),
         "channels": texts(r.channel for r in folded),
+        "attempts": plain(r.attempt for r in folded),
         "states": plain(r.state for r in folded),
         "reasons": texts(r.reason for r in folded),
         "state_at": times(r.state_at for r in folded),
@@ -351,7 +358,7 @@ def apply(events: Sequence[Event]) -> list[Statement]:
         if event.name == "AudienceDecided":
             sources[value["source_id"]] = value  # which names slot and not_after; the other events do not
             decisions.add(event)
-        else:
+        elif value["source_kind"] != NOTICE:
             sources.setdefault(value["source_id"], value)
             _fold(rows, event)
     statements: list[Statement] = []
@@ -371,7 +378,7 @@ def _topics(topics: Topics) -> tuple[str, ...]:
 
 DELIVERIES = Projection(
     name="deliveries",
-    version=1,
+    version=2,
     topics=_topics,
     tables=("sources", "chunks", "dropped_copies", "deliveries", "gated"),
     views=("deliveries", "gated", "skips", "accounting", "sources"),

@@ -7,7 +7,7 @@ committed all the same, so that lag is visible and Kafka's tools can ask for a r
 import logging
 from collections.abc import Mapping, Sequence
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from core.errors import SetupError, Unavailable
 from projections.store import Offsets, Position
@@ -39,6 +39,7 @@ class Log:
     def __init__(self, settings: Settings, group: str, topics: Sequence[str]) -> None:
         self.group, self._settings, self._topics = group, settings, topics
         self._admin = admin_client(settings)
+        self._asking = make_consumer(settings, group)  # joins nothing
 
     def partitions(self) -> list[Position]:
         """Return every partition; SetupError when a topic is missing, Unavailable without a broker."""
@@ -53,16 +54,18 @@ class Log:
         return end_offsets(self._admin, self.partitions())
 
     def committed(self) -> Offsets:
-        """Return what the group has committed; partitions without a commit are left out."""
+        """Return what the group has committed; partitions without a commit are left out.
+
+        A consumer is asked, not the admin client: after a broker's crash librdkafka's admin requests to a group's
+        coordinator time out for ever, or abort the process (its issue 4605).
+        """
         try:
-            request = self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(self.group)], request_timeout=_ANSWER_S
-            )
-            found = request[self.group].result(_ANSWER_S + 1).topic_partitions or []
+            found = self._asking.committed([TopicPartition(*place) for place in self.partitions()], timeout=_ANSWER_S)
         except KafkaException as error:
-            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return {}
             raise Unavailable(f"Kafka does not tell the group's offsets: {error.args[0].str()}") from error
+        refused = next((tp.error for tp in found if tp.error is not None), None)
+        if refused is not None:
+            raise Unavailable(f"Kafka does not tell the group's offsets: {refused.str()}")
         return {(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
 
     def read(self, offsets: Mapping[Position, int]) -> "Reader":

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from core.errors import InputError, NewswireError, SetupError, Unavailable
+from runtime.letter_commands import dlq
 from runtime.output import Output
 from runtime.settings import Settings
 
@@ -149,4 +150,4 @@ def lag(output: Output, stages: tuple[str, ...]) -> None:
     output.table("Consumer groups", ["group", "state", "members", "lag"], rows)
 
 
-commands: list[click.Command] = [run_group, migrate, health, lag]
+commands: list[click.Command] = [run_group, migrate, health, lag, dlq]

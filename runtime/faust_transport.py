@@ -27,6 +27,7 @@ from typing import Any
 import aiokafka
 from faust.transport.drivers import aiokafka as driver
 
+from runtime import failpoints
 from runtime.assignor import CopartitionAssignor
 
 FETCH_WAIT_MS = 100
@@ -131,6 +132,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc, unused-ignore]
         self._acked_index[tp].difference_update(done)
         self._gap[tp].chop(0, next_offset)
         return next_offset
+
+    async def _commit_offsets(self, offsets: Any, start_new_transaction: bool = True) -> bool:
+        await failpoints.hit_async("stage.before_commit")
+        done = bool(await super()._commit_offsets(offsets, start_new_transaction=start_new_transaction))
+        await failpoints.hit_async("stage.after_commit")
+        return done
 
     def abandon(self, message: Any) -> None:
         """Forget an event that was not handled and is not acknowledged: its partition's owner reads it again."""

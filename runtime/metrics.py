@@ -39,6 +39,41 @@ OUTCOMES = Counter(
     "Outcomes of a process's work, by channel, outcome and reason.",
     ["process", "channel", "outcome", "reason"],
 )
+SETTLED_AGAIN = Counter(
+    "newswire_settled_again_total",
+    "Deliveries that were asked for again after their end (a redrive, a reset): reported again, not sent.",
+    ["channel"],
+)
+CALLBACKS = Counter(
+    "newswire_callbacks_total",
+    "Requests of providers to the edge (or messages of its queue), by provider and what became of them.",
+    ["provider", "result"],
+)
+FEEDBACK = Counter(
+    "newswire_feedback_total", "Notices of providers, by event and whether they moved a delivery.", ["event", "result"]
+)
+RESOLVED = Counter(
+    "newswire_unknown_resolved_total",
+    "Unknown deliveries that were looked at, by channel and what came of it.",
+    ["channel", "result"],
+)
+BREAKER_STATE = Gauge("newswire_breaker_state", "A provider's breaker: 0 closed, 1 half-open, 2 open.", ["process"])
+BREAKER_CHANGES = Counter(
+    "newswire_breaker_changes_total", "Changes of breakers, of a provider or a destination.", ["process", "scope", "state"]
+)
+DESTINATIONS_OPEN = Gauge("newswire_destinations_open", "Destinations whose breaker is not closed.", ["process"])
+PARTITIONS_PAUSED = Gauge("newswire_partitions_paused", "1 while a sink reads nothing from its partitions.", ["process"])
+RATE = Gauge("newswire_rate_per_second", "Messages a second that a provider's bucket lets through now.", ["process"])
+THROTTLED = Counter("newswire_throttled_total", "Answers of a provider that it was asked too fast.", ["process"])
+FLOW_WAIT_SECONDS = Counter(
+    "newswire_flow_wait_seconds_total", "Time that calls waited for the provider's breaker or rate.", ["process", "why"]
+)
+BRAKES = Counter("newswire_brakes_total", "Sources that the brake has stopped, by what came back too often.", ["reason"])
+EDITS = Counter(
+    "newswire_edits_total", "Recipients of what was retracted, by channel and what became of them.", ["channel", "state"]
+)
+RELEASED = Counter("newswire_released_total", "Held deliveries that were let go, by what had held them.", ["reason"])
+
 ROWS = Counter("newswire_rows_total", "Rows written to PostgreSQL, by table.", ["table"])
 
 

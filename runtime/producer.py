@@ -76,6 +76,7 @@ class Producer:
 
     def __init__(self, settings: Settings, client_id: str, *, clock: Clock | None = None) -> None:
         """Connect lazily; nothing is written before the first send."""
+        self.settings = settings
         self._clock: Clock = clock or SystemClock()
         self._fatal: KafkaError | None = None
         self._client = _Client(

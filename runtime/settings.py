@@ -63,9 +63,33 @@ class Settings:
     webhook_allow_http_loopback: bool = _setting(
         "NEWSWIRE_WEBHOOK_ALLOW_HTTP_LOOPBACK", False, "Allow http webhooks on loopback: sandbox only."
     )
+    sns_topics: str = _setting(
+        "NEWSWIRE_SNS_TOPICS", "", "ARNs of the SNS topics whose SES events are taken, comma-separated; none takes none."
+    )
+    sns_sandbox_url: str = _setting(
+        "NEWSWIRE_SNS_SANDBOX_URL", "", "Beginning of a sandbox's SNS addresses, taken beside Amazon's; refused with live."
+    )
+    ses_queue_url: str = _setting("NEWSWIRE_SES_QUEUE_URL", "", "SQS queue that is subscribed to the topic of SES events.")
+    sqs_endpoint_url: str = _setting("NEWSWIRE_SQS_ENDPOINT_URL", "", "SQS endpoint; empty means Amazon's own.")
+    slack_signing_secret: str = _setting(
+        "NEWSWIRE_SLACK_SIGNING_SECRET", "", "Verifies what Slack sends to the edge; with it messages have buttons."
+    )
+    discord_public_key: str = _setting(
+        "NEWSWIRE_DISCORD_PUBLIC_KEY", "", "Key in hex that verifies Discord's interactions; with it messages have buttons."
+    )
+    unknown_window_s: float = _setting(
+        "NEWSWIRE_UNKNOWN_WINDOW_S", 0.0, "How long an unknown delivery may take to be resolved; 0 is the provider's own time."
+    )
+    alert_on_unknown: str = _setting(
+        "NEWSWIRE_ALERT_ON_UNKNOWN", "resend", "What becomes of an alert's delivery that stays unknown: resend or hold."
+    )
     live: bool = _setting("NEWSWIRE_LIVE", False, "Speak to real providers.")
     allow_list: str = _setting(
         "NEWSWIRE_ALLOW_LIST", "", "With live: recipients that may be sent to, comma-separated; * lifts it."
+    )
+    rates: str = _setting("NEWSWIRE_RATES", "auto", "Rates of the providers, core/flow/rates.py: on, off, or auto: with live.")
+    warmup: str = _setting(
+        "NEWSWIRE_WARMUP", "", "Sender domains to be warmed up and their first day, domain=YYYY-MM-DD, comma-separated."
     )
     topic_prefix: str = _setting("NEWSWIRE_TOPIC_PREFIX", "newswire", "What every topic and consumer group begins with.")
     shards: int = _setting("NEWSWIRE_SHARDS", 12, "Partitions of the topics keyed by subscriber; never changed once data exists.")

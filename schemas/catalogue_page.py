@@ -78,7 +78,8 @@ def _topics() -> Iterator[str]:
         yield f"- Kept: {_kept(document)}"
         yield f"- Configuration: {', '.join(f'`{name}={value}`' for name, value in members[0].config.items())}"
         if members[0].dead_letters:
-            yield f"- Dead letters: {', '.join(f'`{spec.dead_letters}`' for spec in members)}"
+            sealed = "; encrypted" if members[0].personal else ""
+            yield f"- Dead letters: {', '.join(f'`{spec.dead_letters}`' for spec in members)}{sealed}"
         yield ""
 
 

@@ -120,17 +120,22 @@ def mail_address(value: str) -> str | None:
 
 
 def webhook_target(value: str) -> str | None:
-    """Check the JSON of a webhook's address: its URL and its signing secret."""
+    """Check the JSON of a webhook's address: its URL, its signing secret, and the one before while that is being replaced."""
     advice = 'expected JSON such as {"url": "https://example.org/hook", "secret": "whsec_<base64 of 24 to 64 bytes>"}'
     try:
         target = json.loads(value)
-        address, secret = target["url"], target["secret"]
-        raw = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        address, secrets = target["url"], [target["secret"]]
+        if target.get("previous_secret") is not None:
+            secrets.append(target["previous_secret"])
+        sizes = [len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) for secret in secrets]
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
         return f"is no webhook address; {advice}"
     if url(address) is not None:
         return f"has a url that is no web address; {advice}"
-    return None if len(raw) in _SECRET_BYTES else f"has a secret of {len(raw)} bytes; {advice}"
+    if not all(secret.startswith("whsec_") for secret in secrets):
+        return f"has a secret that does not begin with whsec_; {advice}"
+    wrong = [size for size in sizes if size not in _SECRET_BYTES]
+    return f"has a secret of {wrong[0]} bytes; {advice}" if wrong else None
 
 
 def address(channel: str, value: str) -> str | None:

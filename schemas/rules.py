@@ -100,6 +100,7 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
     "ProviderAccepted": _NOTICE,
     "ProviderDelivered": _NOTICE,
     "DeliveryBounced": _NOTICE,
+    "DeliveryDelayed": _NOTICE,
     "ComplaintReceived": _NOTICE,
     "EndpointDisabled": {**_NOTICE, "reason": c.one_of("gone", "failing")},
     "NewsletterDefined": {
@@ -123,6 +124,9 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
         "from_address": c.mail_address,
         "reply_to": c.mail_address,
         "postal_address": c.text(500),
+        "canary_share": c.between(0, 0.5),
+        "canary_hold_min": c.between(1, 1_200),
+        "on_unknown": c.one_of("hold", "resend"),
     },
     "ControlChanged": {"action": c.one_of("stop", "resume"), "reason": _REASON, "changed_by": _NAME},
     "ExperimentStarted": {
@@ -196,7 +200,9 @@ def _control(value: Value) -> Problem:
     what, _, rest = value["control_id"].partition("/")
     if value["control_id"] == "all" or (what == "channel" and rest in CHANNELS) or (what == "source" and rest):
         return None
-    return "control_id", "is unknown; expected all, channel/<channel> or source/<source_id>"
+    if what == "canary" and rest:
+        return None if value["action"] == "resume" else ("action", "is no resume; a canary can only be followed by the others")
+    return "control_id", "is unknown; expected all, channel/<channel>, source/<source_id or newsletter_id> or canary/<source_id>"
 
 
 def _experiment(value: Value) -> Problem:

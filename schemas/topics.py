@@ -15,6 +15,7 @@ import yaml
 from core.errors import SetupError
 from core.names import CHANNELS, LANES
 from schemas.files import FOLDER
+from schemas.plans import plan_of
 
 Check = Literal["key", "shard", "none"]
 
@@ -55,6 +56,11 @@ class TopicSpec:
     retention: str
     dead_letters: str | None
     """Full name of its dead-letter topic."""
+
+    @property
+    def personal(self) -> bool:
+        """Whether an event of it has an encrypted field, so that a producer's mistake could put personal data in the clear."""
+        return any(plan.encrypted or plan.encrypted_nested for plan in map(plan_of, self.events))
 
 
 class ClusterSettings(Protocol):

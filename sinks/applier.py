@@ -31,7 +31,7 @@ from schemas.codec import Codec
 from schemas.records import Event
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
-from sinks.consent import LIST_LIFETIME, Bar, consent_changes
+from sinks.consent import LIST_LIFETIME, Bar, Change, Lift, Spare, consent_changes, merged
 from sinks.knowledge import Wanted, consent_topics
 from sinks.ledger import NOT_MIGRATED
 
@@ -52,6 +52,11 @@ ON CONFLICT (subject) DO UPDATE SET
     reason = excluded.reason, since = excluded.since, topic = excluded.topic, partition = excluded.partition,
     "offset" = excluded."offset", except_for = excluded.except_for
 """
+_SPARE: Final = """
+UPDATE ledger.barred b SET except_for = ARRAY[given.exception], since = given.since
+FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS given (subject, exception, since)
+WHERE b.subject = given.subject
+"""
 _LIFT: Final = "DELETE FROM ledger.barred WHERE subject = ANY(%s::text[])"
 _PROGRESS: Final = """
 UPDATE ledger.consent_progress p SET next_offset = given.next_offset
@@ -67,6 +72,7 @@ _FORGET: Final = "DELETE FROM ledger.barred WHERE except_for <> '{}' AND since <
 
 log = logging.getLogger(__name__)
 _Partition = tuple[str, int]
+_Change = tuple[Change, Event]
 
 
 class Applier:
@@ -152,7 +158,7 @@ class Applier:
 
     def _apply(self, connection: psycopg.Connection, messages: Sequence[Message]) -> None:
         moved: dict[_Partition, int] = {}
-        changes: dict[str, tuple[Any, Event]] = {}
+        changes: dict[str, _Change] = {}
         for message in messages:
             tp, error = (message.topic() or "", message.partition() or 0), message.error()
             if error is not None:
@@ -163,8 +169,10 @@ class Applier:
                 continue
             event = self._decoded(message)
             if event is not None:
-                # of several changes of a subject in a batch the last one counts; they are all of one partition, so in order
-                changes.update((change.subject, (change, event)) for change in consent_changes(event))
+                # the changes of a subject in a batch are all of one partition, so they are in order
+                for change in consent_changes(event):
+                    before = changes.get(change.subject)
+                    changes[change.subject] = merged(before[0] if before else None, change), event
             moved[tp] = (message.offset() or 0) + 1
         if moved:
             self._write(connection, moved, changes)
@@ -184,9 +192,10 @@ class Applier:
                 if self._stopping.wait(backoff(attempt)):
                     raise
 
-    def _write(self, connection: psycopg.Connection, moved: dict[_Partition, int], changes: dict[str, tuple[Any, Event]]) -> None:
+    def _write(self, connection: psycopg.Connection, moved: dict[_Partition, int], changes: dict[str, _Change]) -> None:
         bars = [(change, event) for change, event in changes.values() if isinstance(change, Bar)]
-        lifts = [subject for subject, (change, _) in changes.items() if not isinstance(change, Bar)]
+        spares = [(change, event) for change, event in changes.values() if isinstance(change, Spare)]
+        lifts = [subject for subject, (change, _) in changes.items() if isinstance(change, Lift)]
         with connection.transaction():
             if bars:
                 connection.execute(
@@ -201,10 +210,14 @@ class Applier:
                         [None if change.except_for is None else _clean("\x1f".join(change.except_for)) for change, _ in bars],
                     ],
                 )
+            if spares:
+                columns = zip(*((_clean(change.subject), change.exception, event.time) for change, event in spares), strict=True)
+                connection.execute(_SPARE, [list(column) for column in columns])
             if lifts:
                 connection.execute(_LIFT, [[_clean(subject) for subject in lifts]])
             connection.execute(_PROGRESS, [[t for t, _ in moved], [p for _, p in moved], list(moved.values())])
             hit("consent.before_commit")
+        hit("consent.after_commit")
 
     def _forget(self, connection: psycopg.Connection) -> None:
         """Drop lists of newsletters that are older than every living delivery."""

@@ -7,11 +7,14 @@ which deliveries come, per subscriber (all are of one lane). Guarantees: no call
 
 import asyncio
 import logging
+import random
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from core.flow.retries import SCHEDULES, SHORT_ASK_S, short_wait_s
 from core.outcomes import Dead, Outcome, Retry, Skipped
 from core.rendering.model import Issue
 from runtime import metrics
@@ -21,19 +24,18 @@ from runtime.settings import Settings
 from sinks.compose import Composer
 from sinks.delivery import Delivery
 from sinks.flight import Flight
+from sinks.flow import Flow
 from sinks.knowledge import Knowledge
 from sinks.ledger import Ledger
 from sinks.provider import Message, Prepared, Provider, allowed
 from sinks.settle import RELEASED, Settlement, gather, persist
 
-SHORT_RETRY_S: Final = 2.0
-"""A longer wait is spent in the ledger, so that it does not fill the window."""
-SHORT_TRIES: Final = 2
-"""Further tries in the process before a delivery is parked."""
 COMPOSE_BATCH: Final = 200
 """Most deliveries composed at once."""
 LEASE_MARGIN_S: Final = 0.5
 """What must be left of a lease beyond the longest call; else it is renewed first."""
+LEASES_AT_ONCE: Final = 500
+"""Most leases of waiting deliveries that one statement renews."""
 _WAIT_S: Final = 0.02
 
 log = logging.getLogger(__name__)
@@ -44,12 +46,14 @@ class Calls:
 
     def __init__(
         self, settings: Settings, provider: Provider, composer: Composer, knowledge: Knowledge, ledger: Ledger,
-        settlement: Settlement, flight: Flight, clock: Clock, spawn: Callable[[Any], None],
+        settlement: Settlement, flight: Flight, flow: Flow, clock: Clock, spawn: Callable[[Any], None], *, lane: str,
     ) -> None:  # fmt: skip
         self._settings, self._provider, self._composer, self._knowledge = settings, provider, composer, knowledge
         self._ledger, self._settlement, self._flight, self._clock, self._spawn = ledger, settlement, flight, clock, spawn
+        self._flow, self._schedule = flow, SCHEDULES[provider.channel, lane]
         self._claimed: asyncio.Queue[Delivery] = asyncio.Queue()
         self._groups: asyncio.Queue[list[Prepared]] = asyncio.Queue(maxsize=2 * provider.calls)
+        self._passed_over: deque[list[Prepared]] = deque()  # groups that were looked through while another one waited
         self._slots = asyncio.Semaphore(provider.calls)
 
     def claimed(self, delivery: Delivery) -> None:
@@ -60,13 +64,24 @@ class Calls:
     async def prepare(self) -> None:
         """Compose and render claimed deliveries and put them together for calls, for ever."""
         while True:
-            deliveries = await gather(self._claimed, COMPOSE_BATCH)
+            deliveries = self._not_held(await gather(self._claimed, COMPOSE_BATCH))
             messages = await persist("compose", partial(self._composer.compose, deliveries))
             for group in grouped(self._provider, self._deliverable(deliveries, messages)):
                 prepared = [p for message in group if (p := self._render(message)) is not None]
                 if prepared:
                     await self._groups.put(prepared)
                 await asyncio.sleep(0)  # rendering is work: let answers be read in between
+
+    def _not_held(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return those that are not held by a stop or a canary; the others are parked before any work is done for them."""
+        going = []
+        for delivery in deliveries:
+            outcome = self._knowledge.hold(delivery)
+            if outcome is None:
+                going.append(delivery)
+            else:
+                self._settlement.outcome(delivery, outcome)
+        return going
 
     def _deliverable(self, deliveries: Sequence[Delivery], made: Sequence[Message | Outcome]) -> list[Message]:
         messages = []
@@ -92,10 +107,22 @@ class Calls:
     async def dispatch(self) -> None:
         """Start calls one after the other, for ever. The only place where a first call starts, so that order is kept."""
         while True:
-            group = await self._groups.get()
+            group = self._passed_over.popleft() if self._passed_over else await self._groups.get()
             await self._start(group)
 
-    async def _start(self, group: list[Prepared]) -> None:
+    async def _start(self, group: list[Prepared], *, judged: bool = False) -> None:
+        """Start the calls for a group once breaker and rate let them begin; what has to wait longer is parked."""
+        if self._flow.by_destination and not judged:
+            group = self._in_turn(group)
+        while group:
+            admitted = await self._flow.admit(len(group), partial(self._going, group))
+            if admitted is None:
+                group = self._staying(group)
+                continue
+            await self._start_call(group[: admitted.count], admitted.epoch)
+            group = group[admitted.count :]
+
+    async def _start_call(self, group: list[Prepared], epoch: int) -> None:
         await self._slots.acquire()
         ready: list[Prepared] = []
         try:
@@ -103,8 +130,73 @@ class Calls:
         finally:
             if not ready:
                 self._slots.release()
+        if len(ready) < len(group):
+            ids = {p.message.delivery.delivery_id for p in ready}
+            self._flow.withdrawn(epoch, [p for p in group if p.message.delivery.delivery_id not in ids], len(ready))
         if ready:
-            self._spawn(self._call(ready))
+            self._spawn(self._call(ready, epoch))
+
+    def _in_turn(self, group: list[Prepared]) -> list[Prepared]:
+        """Return those whose turn at their destination it is; the others wait a little beside the line, or are parked."""
+        now, soon, wait_s = list[Prepared](), list[Prepared](), 0.0
+        for one in group:
+            turn = self._flow.judge(one.message)
+            if isinstance(turn, Retry):
+                self._settlement.outcome(one.message.delivery, turn)
+            elif turn > 0.0:
+                wait_s = max(wait_s, turn)
+                soon.append(one)
+            else:
+                now.append(one)
+        if soon:
+            self._spawn(self._later(wait_s, soon))
+        return now
+
+    async def _later(self, wait_s: float, group: list[Prepared]) -> None:
+        await self._wait(wait_s, group)
+        await self._start(group, judged=True)
+
+    async def _wait(self, wait_s: float, group: Sequence[Prepared]) -> None:
+        """Wait so long, or until one of them may not start any more."""
+        until = self._clock.monotonic() + wait_s
+        while (left_s := until - self._clock.monotonic()) > 0 and all(  # noqa: ASYNC110 - what ends it is in several places
+            self._may_start(p) for p in group
+        ):
+            await asyncio.sleep(min(0.05, left_s))
+
+    def _may_start(self, one: Prepared) -> bool:
+        return self._flight.may_start(one.message.delivery)
+
+    def _going(self, group: Sequence[Prepared]) -> bool:
+        """Return whether all of a waiting group may still start; what stands behind it and may not is let go at once."""
+        if self._flight.stopping or self._flight.leaving:
+            while not self._groups.empty():
+                self._passed_over.append(self._groups.get_nowait())
+            for _ in range(len(self._passed_over)):
+                if staying := self._staying(self._passed_over.popleft()):
+                    self._passed_over.append(staying)
+        return all(self._may_start(p) for p in group)
+
+    def _staying(self, group: Sequence[Prepared]) -> list[Prepared]:
+        """Return those of a group that may still start; the others are given back."""
+        staying = list[Prepared]()
+        for one in group:
+            if self._may_start(one):
+                staying.append(one)
+            else:
+                self._flow.dropped(one.message.delivery.delivery_id)
+                self._settlement.outcome(one.message.delivery, Retry(0.0, RELEASED))
+        return staying
+
+    async def keep_leases(self) -> None:
+        """Renew the leases of what waits for breaker or rate, for ever; nothing to do while calls follow claims closely."""
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 6)
+            now_s = self._clock.monotonic()
+            short = [d for d in self._flight.waiting() if d.lease_ends_s < now_s + self._settings.lease_s / 2]
+            for begin in range(0, len(short), LEASES_AT_ONCE):
+                some = short[begin : begin + LEASES_AT_ONCE]
+                await persist("leases", partial(self._ledger.begin_attempt, some, now_s, again=False))
 
     async def _last_look(self, group: list[Prepared]) -> list[Prepared]:
         """Return those of a group that may be called for now; the others get their outcome. Nothing is awaited after the look."""
@@ -131,15 +223,16 @@ class Calls:
     def _looked_at(self, prepared: Prepared) -> Prepared | None:
         message, delivery = prepared.message, prepared.message.delivery
         outcome: Outcome | None = None
-        reason = self._knowledge.bars.reason_against(delivery)
         if not self._flight.may_start(delivery):
             outcome = Retry(0.0, RELEASED)
-        elif reason is not None:
-            outcome = Skipped(reason)
+        elif (objection := self._knowledge.objection(delivery)) is not None:
+            outcome = objection
         elif delivery.not_after <= self._clock.now():
             outcome = Dead("attempts_exhausted") if delivery.attempt > 1 else Skipped("expired")
         elif isinstance(message.content, Issue):
             return self._without_retracted(prepared, message.content)
+        elif self._knowledge.bars.retracted(message.content.publication_id or ""):
+            outcome = Skipped("retracted")
         if outcome is None:
             return prepared
         self._settlement.outcome(delivery, outcome)
@@ -155,7 +248,7 @@ class Calls:
             return None
         return self._render(replace(prepared.message, content=replace(issue, items=items)))
 
-    async def _call(self, group: list[Prepared]) -> None:
+    async def _call(self, group: list[Prepared], epoch: int) -> None:
         began = self._clock.monotonic()
         try:
             await hit_async("sink.before_call")
@@ -166,25 +259,26 @@ class Calls:
             await hit_async("sink.after_call")
         finally:
             self._slots.release()
-        metrics.STEP_SECONDS.labels(self._provider.channel, "call").observe(self._clock.monotonic() - began)
+        now_s = self._clock.monotonic()
+        metrics.STEP_SECONDS.labels(self._provider.channel, "call").observe(now_s - began)
+        self._flow.answered(group, outcomes, epoch, now_s)
         again: dict[float, list[tuple[Prepared, Retry]]] = {}
         for prepared, outcome in zip(group, outcomes, strict=True):
             delivery = prepared.message.delivery
-            if isinstance(outcome, Retry) and outcome.after_s <= SHORT_RETRY_S and delivery.tries <= SHORT_TRIES:
+            delivery.call_ms = int((now_s - began) * 1000)
+            if isinstance(outcome, Retry) and delivery.tries <= len(self._schedule.short_s) and outcome.after_s <= SHORT_ASK_S:
+                delivery.refused = outcome.reason
                 again.setdefault(outcome.after_s, []).append((prepared, outcome))
             else:
                 self._settlement.outcome(delivery, outcome)
-        for after_s, pairs in again.items():
-            self._spawn(self._again(after_s, pairs))
+        for asked_s, pairs in again.items():
+            tries = max(p.message.delivery.tries for p, _ in pairs)
+            self._spawn(self._again(short_wait_s(self._schedule, tries, asked_s, random.uniform), pairs))
 
-    async def _again(self, after_s: float, pairs: list[tuple[Prepared, Retry]]) -> None:
+    async def _again(self, wait_s: float, pairs: list[tuple[Prepared, Retry]]) -> None:
         """Wait a little and try once more, as a new attempt in the ledger; when the process stops, park instead."""
-        until = self._clock.monotonic() + after_s
-        while self._clock.monotonic() < until and all(  # noqa: ASYNC110 - what ends it is in several places
-            self._flight.may_start(p.message.delivery) for p, _ in pairs
-        ):
-            await asyncio.sleep(min(0.05, max(0.0, until - self._clock.monotonic())))
-        going = [p for p, _ in pairs if self._flight.may_start(p.message.delivery)]
+        await self._wait(wait_s, [p for p, _ in pairs])
+        going = [p for p, _ in pairs if self._may_start(p)]
         held = set[str]()
         if going:
             deliveries = [p.message.delivery for p in going]

@@ -7,6 +7,9 @@ import click
 from core.names import CHANNELS, LANES
 from runtime.commands import run_group
 from runtime.settings import Settings
+from sinks.channel_commands import commands as channel_commands
+from sinks.delivery_commands import commands as delivery_commands
+from sinks.guard_commands import commands as guard_commands
 
 PROCESS_OF_CHANNEL = {"email": "ses"}
 """Channel and the first part of its processes' names, where the provider's name says more."""
@@ -21,6 +24,30 @@ def consent() -> None:
     settings = Settings.load()
     logs.configure(settings, "consent")
     failpoints.configure(settings.failpoints, "consent")
+    sys.exit(run(settings))
+
+
+@run_group.command("feedback")
+def feedback() -> None:
+    """Turn what providers report into states of deliveries, and suppress addresses that bounce or complain."""
+    from runtime import failpoints, logs
+    from sinks.feedback import run
+
+    settings = Settings.load()
+    logs.configure(settings, "feedback")
+    failpoints.configure(settings.failpoints, "feedback")
+    sys.exit(run(settings))
+
+
+@run_group.command("guard")
+def guard() -> None:
+    """Brake sources that come back too often, let go what was held, and change what was sent and retracted since."""
+    from runtime import failpoints, logs
+    from sinks.guard import run
+
+    settings = Settings.load()
+    logs.configure(settings, "guard")
+    failpoints.configure(settings.failpoints, "guard")
     sys.exit(run(settings))
 
 
@@ -46,4 +73,4 @@ for _channel in CHANNELS:
     for _lane in LANES:
         run_group.add_command(_sink_command(_channel, _lane))
 
-commands: list[click.Command] = []
+commands: list[click.Command] = [*channel_commands, *delivery_commands, *guard_commands]

@@ -7,12 +7,15 @@ Guarantee: a retracted item is left out, a destroyed key ends in Skipped(erased)
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
+from datetime import datetime
 from email.utils import parseaddr
 from typing import Any, Final
 
 from core.errors import KeyDestroyed, WrongType
+from core.names import NOTICE
 from core.outcomes import Dead, Outcome, Skipped
-from core.rendering.model import AlertMessage, Issue, IssueItem, ItemContent
+from core.rendering.model import AlertMessage, Issue, IssueItem, ItemContent, Retraction
+from core.rendering.phrases import phrases_for
 from runtime.content import ContentReader
 from runtime.keys import KeyStore
 from runtime.settings import Settings
@@ -22,6 +25,7 @@ from schemas.topics import Topics
 from sinks.delivery import Delivery
 from sinks.knowledge import Knowledge
 from sinks.provider import Message, Sender
+from sinks.suppression import Suppressed
 
 ITEMS_KEPT: Final = 20_000
 """Publications kept in the form that is rendered, about 3 kB each."""
@@ -32,8 +36,12 @@ _Position = tuple[str, int, int]
 class Composer:
     """Makes messages for one channel."""
 
-    def __init__(self, settings: Settings, topics: Topics, keys: KeyStore, reader: ContentReader, knowledge: Knowledge) -> None:
+    def __init__(
+        self, settings: Settings, topics: Topics, keys: KeyStore, reader: ContentReader, knowledge: Knowledge,
+        suppressed: Suppressed,
+    ) -> None:  # fmt: skip
         self._settings, self._topics, self._keys, self._reader, self._knowledge = settings, topics, keys, reader, knowledge
+        self._suppressed = suppressed
         self._tokens = TokenKeys.load(settings)
         self._alert_from = parseaddr(settings.alert_from)
         self._items: OrderedDict[_Position, ItemContent] = OrderedDict()
@@ -46,6 +54,41 @@ class Composer:
         )
         return [self._one(d, contents) for d in deliveries]
 
+    async def retractions(
+        self, deliveries: Sequence[tuple[Delivery, datetime]]
+    ) -> list[tuple[str, Retraction] | Outcome]:
+        """Return address and retraction for each delivery and the time of its recall, in order; the errors are compose's."""
+        positions = {position for d, _ in deliveries for position in self._positions(d)} - self._items.keys()
+        _, contents = await asyncio.gather(
+            asyncio.to_thread(self._keys.prefetch, {d.subscriber_id for d, _ in deliveries}), self._reader.get_many(positions)
+        )
+        return [self._retraction(d, retracted_at, contents) for d, retracted_at in deliveries]
+
+    def _retraction(
+        self, delivery: Delivery, retracted_at: datetime, contents: dict[_Position, Event | None]
+    ) -> tuple[str, Retraction] | Outcome:
+        made = self._message(delivery, contents)
+        if not isinstance(made, Message):
+            return made
+        content, address = made.content, made.address
+        gone: list[ItemContent] = []
+        if isinstance(content, Issue):
+            places = [i for i in delivery.request["items"] if self._knowledge.bars.retracted(i["publication_id"])]
+            gone = [item for i in places if (item := self._item(i, contents)) is not None]
+        about = content.publication_id if isinstance(content, AlertMessage) else None
+        retraction = Retraction(
+            titles=(content.title,) if isinstance(content, AlertMessage) else tuple(item.title for item in gone),
+            publication_ids=(about,) if about else tuple(item.publication_id for item in gone),
+            language=content.language,
+            retracted_at=retracted_at,
+            unsubscribe_url=content.unsubscribe_url,
+            rest=content if isinstance(content, Issue) and content.items else None,
+            alert_id=content.alert_id if isinstance(content, AlertMessage) else None,
+            from_name=content.from_name,
+            postal_address=content.postal_address,
+        )
+        return address, retraction
+
     def _positions(self, delivery: Delivery) -> list[_Position]:
         if delivery.source_kind == "newsletter":
             return [self._place(item) for item in delivery.request["items"]]
@@ -56,6 +99,12 @@ class Composer:
         return self._topics.publications, item["content_partition"], item["content_offset"]
 
     def _one(self, delivery: Delivery, contents: dict[_Position, Event | None]) -> Message | Outcome:
+        made = self._message(delivery, contents)
+        if isinstance(made, Message) and isinstance(made.content, Issue) and not made.content.items:
+            return Skipped("empty_issue")
+        return made
+
+    def _message(self, delivery: Delivery, contents: dict[_Position, Event | None]) -> Message | Outcome:
         try:
             plain = self._keys.decrypt(delivery.subscriber_id, f"address.{delivery.channel}", delivery.request["address"])
         except KeyDestroyed:
@@ -63,11 +112,38 @@ class Composer:
         except WrongType:
             return Dead("invalid_address")  # written for somebody else: it must not be used
         address = plain.decode("utf-8", "replace")
-        made = self._issue(delivery, contents) if delivery.source_kind == "newsletter" else self._alert(delivery, contents)
+        if self._suppressed.bars(delivery.channel, address):
+            return Skipped("suppressed_address")
+        made = self._content(delivery, contents)
         if not isinstance(made, tuple):
             return made
         content, sender = made
         return Message(delivery, address, content, sender)
+
+    def _content(
+        self, delivery: Delivery, contents: dict[_Position, Event | None]
+    ) -> tuple[Issue | AlertMessage, Sender] | Outcome:
+        if delivery.source_kind == "newsletter":
+            return self._issue(delivery, contents)
+        return self._notice(delivery) if delivery.source_kind == NOTICE else self._alert(delivery, contents)
+
+    def _notice(self, delivery: Delivery) -> tuple[AlertMessage, Sender]:
+        """Return what its owner is told about a disabled endpoint (sinks/owners.py)."""
+        phrases = phrases_for(delivery.request["language"])
+        name, mail = self._alert_from
+        message = AlertMessage(
+            alert_id=delivery.request["cause_id"],
+            title=phrases.endpoint_disabled,
+            body=phrases.endpoint_disabled_why,
+            url=None,
+            priority=delivery.request["priority"],
+            language=delivery.request["language"],
+            unsubscribe_url=self._unsubscribe_url(delivery),
+            raised_at=delivery.request["decided_at"],
+            from_name=name,
+            postal_address=self._settings.alert_postal_address,
+        )
+        return message, Sender(name, mail)
 
     def _issue(self, delivery: Delivery, contents: dict[_Position, Event | None]) -> tuple[Issue, Sender] | Outcome:
         assert delivery.newsletter_id is not None
@@ -82,8 +158,6 @@ class Composer:
             if content is None:
                 return Dead("content_missing")
             items.append(IssueItem(content, item["reason"]))
-        if not items:
-            return Skipped("empty_issue")
         issue = Issue(
             newsletter_id=delivery.newsletter_id,
             newsletter_name=definition["name"],
@@ -128,6 +202,7 @@ class Composer:
             language=delivery.request["language"],
             unsubscribe_url=self._unsubscribe_url(delivery),
             raised_at=raised["raised_at"],
+            publication_id=raised["publication_id"],
             from_name=name,
             postal_address=self._settings.alert_postal_address,
         )
@@ -138,7 +213,7 @@ class Composer:
             self._tokens,
             subscriber_id=delivery.subscriber_id,
             delivery_id=delivery.delivery_id,
-            kind=delivery.source_kind,
+            kind="newsletter" if delivery.newsletter_id else "alert",
             newsletter_id=delivery.newsletter_id,
             expires_at=delivery.not_after + LIFETIME,
         )

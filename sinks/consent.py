@@ -9,10 +9,12 @@ Subjects:
     sub:<id>/alerts         alerts to a subscriber
     sub:<id>/nl:<nl>        a newsletter to a subscriber (unsubscribed from it)
     sub:<id>/nl             newsletters to a subscriber, except those of a list (preferences named the list)
-    sub:<id>/ch:<channel>   a channel of a subscriber
+    sub:<id>/ch:<channel>   a channel of a subscriber, except at an address that was linked since it was unlinked
     pub:<id>                a publication: items of issues are left out, alerts about it are not sent
     alert:<id>              an alert
-    stop:all, stop:ch:<channel>, stop:src:<source_id>   what an operator stopped
+    stop:all, stop:ch:<channel>, stop:src:<source_id or newsletter_id>   what an operator or the brake stopped
+
+A stop holds, all others suppress: what is held is parked in the ledger until it is resumed, or not worth sending any more.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,16 +22,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from schemas.envelope import HEADER_BYTES
 from schemas.records import Event
 from sinks.delivery import Delivery
 
 LIST_LIFETIME: Final = timedelta(days=6)
-"""How long a list of wanted newsletters is kept. It matters only for deliveries decided before it, and those end within
-5 days; explicit unsubscribes, erasures and retractions are kept for ever."""
+"""How long an exception is kept: a list of wanted newsletters, or the address that a channel was linked to again. It matters
+only for deliveries decided before it, and those end within 5 days; explicit unsubscribes, erasures and retractions are kept
+for ever."""
+
+STOP: Final = "stop:"
+"""What the subjects of stops begin with."""
 
 FOLDED: Final = frozenset(
     {
-        "PreferencesChanged", "SubscriberUnsubscribed", "SubscriberErased", "ChannelUnlinked", "ChannelVerified",
+        "PreferencesChanged", "SubscriberUnsubscribed", "SubscriberErased", "ChannelUnlinked", "ChannelLinked",
         "PublicationRetracted", "AlertCancelled", "ControlChanged",
     }
 )  # fmt: skip
@@ -38,7 +45,7 @@ FOLDED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """From here on nothing goes to this subject; with except_for, nothing but these newsletters."""
+    """From here on nothing goes to this subject; with except_for, nothing but these newsletters, or this address."""
 
     subject: str
     reason: str
@@ -52,7 +59,15 @@ class Lift:
     subject: str
 
 
-Change = Bar | Lift
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """If the subject is barred, it is not for this exception; a subject that is not barred stays free."""
+
+    subject: str
+    exception: str
+
+
+Change = Bar | Lift | Spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +78,41 @@ class Barred:
     since: datetime
     except_for: tuple[str, ...] | None = None
 
-    def holds_for(self, newsletter_id: str | None) -> bool:
-        """Return whether it bars a delivery of this newsletter (None: an alert)."""
-        return self.except_for is None or newsletter_id not in self.except_for
+    def holds_for(self, exception: str | None) -> bool:
+        """Return whether it bars a delivery whose newsletter, or mark of the address, is this one."""
+        return self.except_for is None or exception not in self.except_for
 
 
-def subjects_of(delivery: Delivery) -> list[str]:
-    """Return the subjects that bar a whole delivery, the strongest reason first. Items of an issue are looked at apart."""
-    subscriber = f"sub:{delivery.subscriber_id}"
-    subjects = [subscriber]
+def subjects_of(delivery: Delivery) -> list[tuple[str, str | None]]:
+    """Return the subjects that suppress a whole delivery, the strongest reason first, each with what may except it.
+
+    Items of an issue, and the publication that an alert is about, are looked at when it is composed.
+    """
+    subscriber, address = f"sub:{delivery.subscriber_id}", delivery.request["address"]
+    subjects: list[tuple[str, str | None]] = [(subscriber, None)]
     if delivery.source_kind == "newsletter":
-        subjects += [f"{subscriber}/nl:{delivery.newsletter_id}", f"{subscriber}/nl"]
+        subjects.append((f"{subscriber}/nl:{delivery.newsletter_id}", None))
+        subjects.append((f"{subscriber}/nl", delivery.newsletter_id))
     else:
-        subjects += [f"{subscriber}/alerts", f"alert:{delivery.source_id}"]
-        subjects += [f"pub:{publication_id}" for publication_id in delivery.publication_ids]
-    subjects += [
-        f"{subscriber}/ch:{delivery.channel}",
-        "stop:all",
-        f"stop:ch:{delivery.channel}",
-        f"stop:src:{delivery.source_id}",
-    ]
+        subjects.append((f"{subscriber}/alerts", None))
+        subjects.append((f"alert:{delivery.source_id}", None))
+    subjects.append((f"{subscriber}/ch:{delivery.channel}", address_mark(address)))
     return subjects
+
+
+def address_mark(address: bytes) -> str:
+    """Return what tells one encrypted address from another without reading it: the nonce, which is copied from event to event."""
+    return address[:HEADER_BYTES].hex()
+
+
+def stops_of(channel: str, source_id: str) -> tuple[str, ...]:
+    """Return the subjects of the stops that hold deliveries of a source on a channel."""
+    return f"{STOP}all", f"{STOP}ch:{channel}", f"{STOP}src:{source_id}", f"{STOP}src:{source_of(source_id)}"
+
+
+def source_of(source_id: str) -> str:
+    """Return what the brake stops: the newsletter of a slot (its id has no @), or the alert itself."""
+    return source_id.partition("@")[0]
 
 
 def consent_changes(event: Event) -> list[Change]:
@@ -123,8 +152,9 @@ def _unlinked(value: dict[str, Any]) -> list[Change]:
     return [Bar(f"sub:{value['subscriber_id']}/ch:{value['channel']}", reason)]
 
 
-def _verified(value: dict[str, Any]) -> list[Change]:
-    return [Lift(f"sub:{value['subscriber_id']}/ch:{value['channel']}")]
+def _linked(value: dict[str, Any]) -> list[Change]:
+    """What was decided before carries the old address and stays barred; for the new one nothing is until it is verified."""
+    return [Spare(f"sub:{value['subscriber_id']}/ch:{value['channel']}", address_mark(value["address"]))]
 
 
 def _retracted(value: dict[str, Any]) -> list[Change]:
@@ -137,7 +167,7 @@ def _cancelled(value: dict[str, Any]) -> list[Change]:
 
 def _control(value: dict[str, Any]) -> list[Change]:
     scope, _, name = value["control_id"].partition("/")
-    subject = {"all": "stop:all", "channel": f"stop:ch:{name}", "source": f"stop:src:{name}"}.get(scope)
+    subject = {"all": f"{STOP}all", "channel": f"{STOP}ch:{name}", "source": f"{STOP}src:{name}"}.get(scope)
     if subject is None:
         return []
     return [Lift(subject) if value["action"] == "resume" else Bar(subject, "stopped")]
@@ -148,7 +178,7 @@ _FOLDS: Final[dict[str, Callable[[dict[str, Any]], list[Change]]]] = {
     "SubscriberUnsubscribed": _unsubscribed,
     "SubscriberErased": _erased,
     "ChannelUnlinked": _unlinked,
-    "ChannelVerified": _verified,
+    "ChannelLinked": _linked,
     "PublicationRetracted": _retracted,
     "AlertCancelled": _cancelled,
     "ControlChanged": _control,
@@ -156,19 +186,30 @@ _FOLDS: Final[dict[str, Callable[[dict[str, Any]], list[Change]]]] = {
 assert frozenset(_FOLDS) == FOLDED
 
 
+def merged(before: Change | None, change: Change) -> Change:
+    """Return the one change that does what two changes of a subject do, one after the other."""
+    if isinstance(change, Spare) and isinstance(before, Bar):
+        return Bar(before.subject, before.reason, (change.exception,))
+    return before if isinstance(change, Spare) and isinstance(before, Lift) else change
+
+
 class Bars:
     """The barred subjects in memory. One thread writes; reading one subject needs no lock."""
 
     def __init__(self, rows: Iterable[tuple[str, Barred]] = ()) -> None:
         self._rows: dict[str, Barred] = {}
-        self._lists: dict[str, Barred] = {}  # sub:<id>/nl with a list, oldest first, so that old ones can go
+        self._lists: dict[str, Barred] = {}  # those with exceptions, oldest first, so that old ones can go
+        self._stops: dict[str, Barred] = {}
         for subject, barred in sorted(rows, key=lambda row: row[1].since):
             self._put(subject, barred)
 
     def __len__(self) -> int:
-        return len(self._rows) + len(self._lists)
+        return len(self._rows) + len(self._lists) + len(self._stops)
 
     def _put(self, subject: str, barred: Barred) -> None:
+        if subject.startswith(STOP):
+            self._stops[subject] = barred
+            return
         self._lists.pop(subject, None)
         if barred.except_for:
             self._rows.pop(subject, None)
@@ -177,22 +218,38 @@ class Bars:
             self._rows[subject] = barred
 
     def fold(self, event: Event, now: datetime) -> None:
-        """Apply an event, and forget lists of newsletters that no living delivery is older than."""
+        """Apply an event, and forget exceptions that no living delivery is older than."""
         for change in consent_changes(event):
+            subject = change.subject
             if isinstance(change, Bar):
-                self._put(change.subject, Barred(change.reason, event.time, change.except_for))
-            else:
-                self._rows.pop(change.subject, None)
+                self._put(subject, Barred(change.reason, event.time, change.except_for))
+            elif isinstance(change, Lift):
+                self._rows.pop(subject, None)
+                self._stops.pop(subject, None)
+            elif barred := self._rows.get(subject) or self._lists.get(subject):
+                self._put(subject, Barred(barred.reason, event.time, (change.exception,)))
         while self._lists and self._lists[oldest := next(iter(self._lists))].since < now - LIST_LIFETIME:
             del self._lists[oldest]
 
     def reason_against(self, delivery: Delivery) -> str | None:
-        """Return why a delivery must not be sent, or None."""
-        for subject in subjects_of(delivery):
+        """Return why a delivery must never be sent, or None."""
+        return self.first_reason(subjects_of(delivery))
+
+    def first_reason(self, subjects: Iterable[tuple[str, str | None]]) -> str | None:
+        """Return the reason of the first of these subjects that is barred, or None."""
+        for subject, exception in subjects:
             barred = self._rows.get(subject) or self._lists.get(subject)
-            if barred is not None and barred.holds_for(delivery.newsletter_id):
+            if barred is not None and barred.holds_for(exception):
                 return barred.reason
         return None
+
+    def stopped(self, channel: str, source_id: str) -> bool:
+        """Return whether deliveries of a source on a channel are held."""
+        return bool(self._stops) and any(subject in self._stops for subject in stops_of(channel, source_id))
+
+    def has_stop(self, source: str) -> bool:
+        """Return whether a newsletter or an alert is stopped by itself, not with others."""
+        return f"{STOP}src:{source}" in self._stops
 
     def retracted(self, publication_id: str) -> bool:
         """Return whether a publication was retracted."""

@@ -49,6 +49,10 @@ class Delivery:
     """Calls made for it in this process since it was claimed."""
     called: bool = False
     """Whether a call was begun in this attempt."""
+    call_ms: int | None = None
+    """How long the provider took for its last answer, in milliseconds."""
+    refused: str | None = None
+    """Why the last call is made again at once, as one more attempt."""
     alone: bool = False
     """Whether it must not share a call with others any more."""
 

@@ -6,36 +6,63 @@ Retry. The nonce with enforce_nonce makes Discord return the first message of a 
 """
 
 import asyncio
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Hashable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final
+
+import orjson
 
 from core.ids import discord_nonce
 from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
 from core.rendering.discord import alert_embeds, newsletter_embeds
 from core.rendering.fragments import FragmentCache
-from core.rendering.model import Issue
+from core.rendering.model import Issue, Retraction
+from core.rendering.retraction import discord_retraction
 from runtime.clock import Clock, SystemClock
 from runtime.settings import Settings
+from runtime.tokens import names_delivery
+from sinks.answers import BLOCKED_RETRY_S, DISCORD, meaning
+from sinks.buttons import buttons_of
+from sinks.delivery import Delivery
 from sinks.provider import (
-    ACCOUNT,
-    ACCOUNT_RETRY_S,
+    CLOCK_MARGIN,
     CONNECT_TIMEOUT_S,
-    PROVIDER_ERROR,
-    SOON_S,
     THROTTLED,
+    UNREADABLE,
+    Found,
+    Limits,
     Message,
+    NotFound,
     Prepared,
+    Sighting,
+    Undecidable,
+    edited,
     http_outcome,
     require_endpoint,
     transport_outcome,
+    undecided,
+    unreadable,
 )
 
 MAX_RATE_LIMIT_S: Final = 1
 """Longest wait for a rate limit inside the client; below what consent may lag."""
-CLOUDFLARE_RETRY_S: Final = 60.0
-"""Wait after a 429 that is not Discord's own: the address is banned for a while."""
+HISTORY_MESSAGES: Final = 1_000
+"""Most messages read for one delivery, 100 a request."""
 _SNOWFLAKE_MAX: Final = 1 << 63
+_NOBODY: Final = {"mentions_everyone": False, "user_mentions": False, "role_mentions": False}
+
+
+def _row(buttons: Sequence[tuple[str, str]]) -> list[Any]:
+    """Return the one row that holds these buttons, or none."""
+    if not buttons:
+        return []
+    from hikari import ButtonStyle
+    from hikari.impl import MessageActionRowBuilder
+
+    row = MessageActionRowBuilder()
+    for label, value in buttons:
+        row.add_interactive_button(ButtonStyle.SECONDARY, value, label=label)
+    return [row]
 
 
 class Discord:
@@ -53,6 +80,7 @@ class Discord:
         self._fragments = FragmentCache()
         self._app: Any = None
         self._rest: Any = None
+        self._me: Any = None
 
     async def open(self) -> None:
         """Make the client; connections are kept (closing them costs twice the CPU)."""
@@ -64,7 +92,7 @@ class Discord:
             url=self._settings.discord_base_url or None,
             max_retries=0,
             max_rate_limit=MAX_RATE_LIMIT_S,
-            http_settings=HTTPSettings(force_close_transports=False, timeouts=timeouts),
+            http_settings=HTTPSettings(force_close_transports=False, max_redirects=None, timeouts=timeouts),
         )
         await self._app.start()
         self._rest = self._app.acquire(self._settings.discord_token or "sandbox", TokenType.BOT)
@@ -85,57 +113,126 @@ class Discord:
         return message.delivery.delivery_id
 
     def render(self, message: Message) -> Any:
-        """Return (channel id, embeds, nonce)."""
+        """Return (channel id, embeds, nonce, rows of buttons)."""
         text = message.address.strip()
         if not text.isascii() or not text.isdigit() or not 0 < int(text) < _SNOWFLAKE_MAX:
             return Dead("invalid_address")
         content = message.content
         embeds = newsletter_embeds(content, self._fragments) if isinstance(content, Issue) else alert_embeds(content)
-        return int(text), [_embed(e) for e in embeds], discord_nonce(message.delivery.delivery_id)
+        buttons = buttons_of(message) if self._settings.discord_public_key else []
+        return int(text), [_embed(e) for e in embeds], discord_nonce(message.delivery.delivery_id), _row(buttons)
 
     async def call(self, prepared: Sequence[Prepared]) -> list[Outcome]:
         """Create one message."""
+        (one,) = prepared
+        channel, embeds, nonce, rows = one.body
+        more = {"components": rows} if rows else {}
+        message = await self._ask(self._rest.create_message(channel, embeds=embeds, nonce=nonce, **more, **_NOBODY))
+        return [message if isinstance(message, Retry | Dead | Unknown) else Sent(f"{channel}:{int(message.id)}")]
+
+    async def _ask(self, request: Awaitable[Any]) -> Any:
+        """Return what a request of the client gives, or the outcome that it was refused with."""
         import aiohttp
         from hikari.errors import HikariError
 
-        (one,) = prepared
-        channel, embeds, nonce = one.body
         try:
             async with asyncio.timeout(self._settings.provider_timeout_s):
-                message = await self._rest.create_message(
-                    channel, embeds=embeds, nonce=nonce, mentions_everyone=False, user_mentions=False, role_mentions=False
-                )
+                return await request
         except HikariError as error:
-            return [self._refusal(error)]
+            return self._refusal(error)
         except (aiohttp.ClientError, OSError) as error:
-            return [transport_outcome(error)]
-        except (KeyError, TypeError, ValueError):
-            return [Unknown("answer_lost")]  # accepted, but the answer is no message that hikari can read
-        return [Sent(f"{channel}:{int(message.id)}")]
+            return transport_outcome(error)
+        except UNREADABLE as error:
+            return unreadable(error)
+
+    def destination(self, message: Message) -> str | None:
+        """Return the channel: Discord's buckets are of a route, and the route names the channel."""
+        return message.address.strip() or None
+
+    async def limits(self) -> Limits | None:
+        """Discord says them in the headers of each answer, and hikari keeps to them."""
+        return None
+
+    async def find(self, delivery: Delivery, address: str, since: datetime) -> Sighting:
+        """Read what this bot wrote in the channel from `since` on; a message is known by the link to unsubscribe in it.
+
+        Discord does not keep the nonce of a message. Without the permission to read the history it shows an empty one, so
+        an empty one counts only when the channel's newest message is older as well.
+        """
+        channel, start = int(address.strip()), since - CLOCK_MARGIN
+        me = await self._ask(self._rest.fetch_my_user()) if self._me is None else self._me
+        if isinstance(me, Retry | Dead | Unknown):
+            return undecided(me)
+        self._me = me
+        messages = await self._ask(self._collected(channel, start))
+        if isinstance(messages, Retry | Dead | Unknown):
+            return undecided(messages)
+        nonce, marked = discord_nonce(delivery.delivery_id), True
+        for message in (m for m in messages if m.author.id == me.id):
+            text = "\n".join(embed.description or "" for embed in message.embeds)
+            if message.nonce == nonce or names_delivery(text, delivery.delivery_id):
+                return Found(f"{channel}:{int(message.id)}")
+            marked = marked and (message.nonce is not None or names_delivery(text, None))
+        if len(messages) == HISTORY_MESSAGES:
+            return Undecidable("history_too_long")
+        if not marked:
+            return Undecidable("unmarked_message")
+        return NotFound() if messages else await self._empty(channel, start)
+
+    async def _collected(self, channel: int, start: datetime) -> list[Any]:
+        return [message async for message in self._rest.fetch_messages(channel, after=start).limit(HISTORY_MESSAGES)]
+
+    async def _empty(self, channel: int, start: datetime) -> Sighting:
+        """Return what an empty history means."""
+        found = await self._ask(self._rest.fetch_channel(channel))
+        if isinstance(found, Retry | Dead | Unknown):
+            return undecided(found)
+        newest = getattr(found, "last_message_id", None)
+        return NotFound() if newest is None or newest.created_at < start else Undecidable("history_hidden")
+
+    def render_retraction(self, retraction: Retraction, delivery: Delivery, address: str) -> Any | None:
+        """Return the embeds of the edited message."""
+        return [_embed(e) for e in discord_retraction(retraction)]
+
+    async def edit(self, receipt: str, address: str, body: Any) -> Outcome:
+        """Edit the message."""
+        channel, _, message = receipt.partition(":")
+        answer = await self._ask(self._rest.edit_message(int(channel), int(message), embeds=body, **_NOBODY))
+        return edited(answer) if isinstance(answer, Retry | Dead | Unknown) else Sent(receipt)
+
+    async def suppress(self, address: str, reason: str) -> bool:
+        """Discord keeps no such list."""
+        return False
 
     def _refusal(self, error: Exception) -> Outcome:
-        """Return the outcome of hikari's error; the table of PROVIDERS in code, because hikari tells them by type."""
+        """Return the outcome of hikari's error: by Discord's code, else by the status."""
         from hikari import errors
 
         if isinstance(error, errors.RateLimitTooLongError):
             return Retry(max(float(error.retry_after), 0.0), THROTTLED)
-        if isinstance(error, errors.UnauthorizedError):
-            return Retry(ACCOUNT_RETRY_S, ACCOUNT)
-        if isinstance(error, errors.ForbiddenError):
-            return Dead("unauthorized")
-        if isinstance(error, errors.NotFoundError):
-            return Dead("invalid_address")
-        if isinstance(error, errors.InternalServerError):
-            return Retry(SOON_S, PROVIDER_ERROR)
         if isinstance(error, errors.HTTPResponseError):
-            status = int(error.status)
-            return Retry(CLOUDFLARE_RETRY_S, THROTTLED) if status == 429 else http_outcome(status, None, self._clock.now())
+            return self._told(int(error.status), error.raw_body)
         if isinstance(error, errors.HTTPError):
             cause = error.__cause__
             return transport_outcome(cause) if cause is not None else Unknown("answer_lost")
         if isinstance(error, errors.UnrecognisedEntityError):
             return Unknown("answer_lost")
         raise error
+
+    def _told(self, status: int, raw: Any) -> Outcome:
+        if status == 429:
+            return Retry(BLOCKED_RETRY_S, THROTTLED)  # without retry_after it is not Discord's: the address is banned for a while
+        try:
+            body = orjson.loads(raw)
+        except (orjson.JSONDecodeError, TypeError):
+            body = None
+        if not isinstance(body, dict) and status < 500:
+            return http_outcome(status)
+        code = str(body.get("code") or "") if isinstance(body, dict) else ""
+        known = meaning(DISCORD, code)
+        if known is None and code and status in (403, 404):
+            return Dead("unauthorized" if status == 403 else "invalid_address")
+        return known or meaning(DISCORD, str(status)) or http_outcome(status)
 
 
 def _embed(plain: Mapping[str, Any]) -> Any:

@@ -51,6 +51,10 @@ class Flight:
         if delivery.position is not None:
             self.offsets.finish(delivery.position)
 
+    def waiting(self) -> list[Delivery]:
+        """Return what is claimed and has not been called for in its present attempt."""
+        return [d for d in self._deliveries.values() if d.attempt and not d.called]
+
     def may_start(self, delivery: Delivery) -> bool:
         """Return whether a call for it may begin: not while the process stops or its partition is taken away."""
         return not self.stopping and not (delivery.position is not None and delivery.position.partition in self.leaving)

@@ -14,6 +14,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from core.errors import CodecError, EventRefused, Unavailable
+from runtime import metrics
 from runtime.clock import Clock
 from runtime.deadletters import dead_letter
 from runtime.failpoints import hit_async
@@ -26,6 +27,7 @@ from schemas.topics import Topics
 from sinks.calls import Calls
 from sinks.delivery import Delivery, Position
 from sinks.flight import Flight
+from sinks.flow import Flow
 from sinks.ledger import DAYS_AHEAD, DAYS_KEPT, Ledger
 from sinks.settle import Settlement, persist
 
@@ -34,6 +36,8 @@ POLL_S: Final = 0.1
 COMMIT_EVERY_S: Final = 0.25
 DRAIN_S: Final = 9.0
 """How long calls under way may take to end when partitions go or the process stops; what does not end becomes unknown."""
+FETCH: Final = {"urgent": {}, "bulk": {"fetch_min_bytes": 65_536, "fetch_wait_max_ms": 250}}
+"""Bulk waits a little for more to come: each answer costs the broker and this process the same, full or not."""
 PAUSE_AFTER_S: Final = 2.0
 """How long polling waits for room before the partitions are paused; far below max.poll.interval.ms."""
 LAG_WAIT_S: Final = 0.1
@@ -47,10 +51,11 @@ class Intake:
 
     def __init__(
         self, settings: Settings, topics: Topics, codec: Codec, producer: Producer, ledger: Ledger, calls: Calls,
-        settlement: Settlement, flight: Flight, clock: Clock, *, channel: str, lane: str, batch: int,
+        settlement: Settlement, flight: Flight, flow: Flow, clock: Clock, *, channel: str, lane: str, batch: int,
     ) -> None:  # fmt: skip
         self._settings, self._topics, self._codec, self._producer, self._ledger = settings, topics, codec, producer, ledger
         self._calls, self._settlement, self._flight, self._clock, self._batch = calls, settlement, flight, clock, batch
+        self._lane, self._flow, self._process = lane, flow, f"{channel}-{lane}"
         self.topic = topics.deliveries(channel, lane)
         self.group = f"{settings.topic_prefix}.sink.{channel}.{lane}"
         self._raws: asyncio.Queue[list[tuple[Raw, Position]]] = asyncio.Queue(maxsize=2)
@@ -69,6 +74,7 @@ class Intake:
             partition_assignment_strategy="cooperative-sticky",
             session_timeout_ms=15_000,
             heartbeat_interval_ms=3_000,
+            **FETCH[self._lane],
             **static,
         )
         self._consumer.subscribe([self.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
@@ -78,6 +84,8 @@ class Intake:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._on_loop(self._begin([p.partition for p in partitions]))
         consumer.incremental_assign(partitions)
+        if self._paused:
+            consumer.pause(partitions)
         log.info("%s: %s partitions more", self.group, len(partitions))
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -121,7 +129,7 @@ class Intake:
         """Read records until the process stops."""
         assert self._consumer is not None
         while not self._flight.stopping:
-            self._pause(not await self._room())
+            self._pause(self._flow.blocked or not await self._room())
             async with self._polling:
                 messages = await asyncio.to_thread(take, self._consumer, POLL_S, self._batch)
             raws = []
@@ -153,12 +161,13 @@ class Intake:
         log.warning("%s: %s", self.group, error.str())
 
     def _pause(self, wanted: bool) -> None:
-        """Pause or resume all partitions: polling must go on for the group's sake even when there is no room."""
+        """Pause or resume all partitions: polling must go on for the group's sake even when nothing may be taken in hand."""
         assert self._consumer is not None
         if wanted != self._paused:
             assignment = self._consumer.assignment()
             (self._consumer.pause if wanted else self._consumer.resume)(assignment)
             self._paused = wanted
+            metrics.PARTITIONS_PAUSED.labels(self._process).set(wanted)
 
     async def claim(self) -> None:
         """Decode and claim what was read, for ever."""
@@ -183,6 +192,8 @@ class Intake:
             delivery = by_uuid[settled.uuid]
             self._flight.take(delivery)
             self._settlement.report(settled, delivery)
+        if claims.left:
+            await persist("requests", partial(self._ledger.keep_requests, claims.left))
         for delivery in claims.left:
             self._flight.finish(delivery)
         for delivery in claims.claimed:

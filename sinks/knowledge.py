@@ -1,8 +1,8 @@
-"""What a sink process knows by following the logs itself: consent, definitions of newsletters, new texts of alerts.
+"""What a sink process knows by following the logs itself: consent, stops, newsletters' definitions, new texts of alerts.
 
 Consumes subscribers, publications, alerts, controls and newsletters without a group. Consent starts from the table in the
-ledger's database and goes on from its offsets, so that a start does not fold the whole log; alerts and newsletters are
-read from their beginning. Guarantee: `current()` is true only while everything that was in the logs `consent_lag_s` ago
+ledger's database and goes on from its offsets, so that a start does not fold the whole log; alerts, controls and newsletters
+are read from their beginning. Guarantee: `current()` is true only while everything that was in the logs `consent_lag_s` ago
 is applied.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from core.outcomes import Outcome, Retry, Skipped
 from runtime.clock import Clock, SystemClock
 from runtime.kafka import LogFollower
 from runtime.settings import Settings
@@ -17,9 +18,15 @@ from schemas.codec import TYPE_PREFIX, Codec
 from schemas.records import Event, Raw
 from schemas.topics import Topics
 from sinks.consent import FOLDED, Barred, Bars
+from sinks.delivery import Delivery
 
 UPDATE_LIFETIME: Final = timedelta(days=6)
-"""How long the new text of an alert is kept: its deliveries end within 5 days."""
+"""How long the new text of an alert, and the end of a canary, are kept: their deliveries end within 5 days."""
+STOPPED, CANARY = "stopped", "canary"
+"""Reasons of a Retry for a delivery that is held until somebody resumes it, or its canary has gone well."""
+HOLD_ENDS_S: Final = 5.0
+"""So long before not_after a held delivery comes up a last time, so that it is settled."""
+_CANARY_SCOPE: Final = "canary"
 _WANTED: Final = frozenset(f"{TYPE_PREFIX}{name}".encode() for name in (*FOLDED, "NewsletterDefined", "AlertUpdated"))
 
 
@@ -53,13 +60,17 @@ class Knowledge:
         self.bars = Bars()
         self._newsletters: dict[str, dict[str, Any]] = {}
         self._updates: dict[str, dict[str, Any]] = {}
+        self._canaries: dict[str, int] = {}  # newsletters with a canary share: deliveries with a lower number go first
+        self._followed_canaries: dict[str, datetime] = {}  # slots whose canary has gone well, oldest first
+        self._resumed: dict[str, datetime] = {}
 
     def start(self, barred: Iterable[tuple[str, Barred]], offsets: Mapping[tuple[str, int], int]) -> None:
         """Begin with the barred subjects as of these offsets and follow from there."""
         self.bars = Bars(barred)
         followed = (*consent_topics(self._topics), self._topics.newsletters)
-        # alerts from the beginning, for their new texts; folding a cancellation twice changes nothing
-        offsets = {tp: offset for tp, offset in offsets.items() if tp[0] in followed and tp[0] != self._topics.alerts}
+        # alerts and controls from the beginning, for what the table does not hold; folding an event twice changes nothing
+        whole = (self._topics.alerts, self._topics.controls)
+        offsets = {tp: offset for tp, offset in offsets.items() if tp[0] in followed and tp[0] not in whole}
         self._follower = LogFollower(
             self._settings,
             followed,
@@ -93,16 +104,63 @@ class Knowledge:
         """Apply one event."""
         if event.name in FOLDED:
             self.bars.fold(event, self._clock.now())
+        if event.name == "ControlChanged":
+            self._control(event)
         elif event.name == "NewsletterDefined":
             known = self._newsletters.get(event.key)
             if known is None or event.value["revision"] >= known["revision"]:
                 self._newsletters[event.key] = event.value
+                share = event.value.get("canary_share", 0.0)
+                self._canaries.pop(event.key, None)
+                if share > 0:
+                    self._canaries[event.key] = int(share * 2**32)
         elif event.name == "AlertUpdated":
             self._updates.pop(event.key, None)
             self._updates[event.key] = event.value
             limit = self._clock.now() - UPDATE_LIFETIME
             while self._updates and self._updates[oldest := next(iter(self._updates))]["updated_at"] < limit:
                 del self._updates[oldest]
+
+    def _control(self, event: Event) -> None:
+        scope, _, name = event.value["control_id"].partition("/")
+        if event.value["action"] != "resume":
+            return
+        self._resumed[event.value["control_id"]] = event.time
+        if scope == _CANARY_SCOPE:
+            self._followed_canaries.pop(name, None)
+            self._followed_canaries[name] = event.time
+            limit = self._clock.now() - UPDATE_LIFETIME
+            while self._followed_canaries[oldest := next(iter(self._followed_canaries))] < limit:
+                del self._followed_canaries[oldest]
+
+    def objection(self, delivery: Delivery) -> Outcome | None:
+        """Return what a delivery comes to instead of a call that would begin now; None when it may be sent."""
+        reason = self.bars.reason_against(delivery)
+        return Skipped(reason) if reason is not None else self.hold(delivery)
+
+    def hold(self, delivery: Delivery) -> Outcome | None:
+        """Return the Retry that parks a delivery which is held, its last outcome when that is too late, None when it is not."""
+        held = self._held(delivery)
+        if held is None:
+            return None
+        left_s = (delivery.not_after - self._clock.now()).total_seconds()
+        return Retry(left_s - HOLD_ENDS_S, held) if left_s > HOLD_ENDS_S else Skipped("stopped" if held == STOPPED else "expired")
+
+    def _held(self, delivery: Delivery) -> str | None:
+        if self.bars.stopped(delivery.channel, delivery.source_id):
+            return STOPPED
+        if not self._canaries or delivery.newsletter_id not in self._canaries:
+            return None
+        first = int(delivery.uuid[:8], 16) < self._canaries[delivery.newsletter_id]  # a UUIDv5 begins with a hash
+        return None if first or self.canary_passed(delivery.source_id) else CANARY
+
+    def canary_passed(self, source_id: str) -> bool:
+        """Return whether the canary of a newsletter's slot has gone well, so that the others follow."""
+        return source_id in self._followed_canaries
+
+    def resumed_at(self, control_id: str) -> datetime | None:
+        """Return when something was last resumed, by the time of the event."""
+        return self._resumed.get(control_id)
 
     def newsletter(self, newsletter_id: str) -> dict[str, Any] | None:
         """Return the newest definition of a newsletter."""

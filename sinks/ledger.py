@@ -21,9 +21,10 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from core.errors import SetupError, Unavailable
 from core.outcomes import RETRY_STATE
+from runtime import metrics
 from sinks.consent import Barred, subjects_of
 from sinks.delivery import Delivery
-from sinks.statements import BEGIN, CLAIM, DUE, EXPIRE, REPORTED, UNREPORTED, WRITE, literal, text_literal
+from sinks.statements import BEGIN, CLAIM, DUE, EXPIRE, KEEP, REPORTED, UNREPORTED, WRITE, literal, text_literal
 
 DAYS_KEPT: Final = 9
 """A delivery of an earlier day has no row any more; its record in Kafka should be gone as well (7 days)."""
@@ -131,6 +132,19 @@ class Ledger:
                 f"the ledger's database does not answer: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
             ) from error
 
+    async def rows(self, statement: LiteralString, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement of another module's; Unavailable when the database does not answer."""
+        return await self._rows(statement, values)
+
+    async def keep_requests(self, deliveries: Sequence[Delivery]) -> None:
+        """Keep the requests of deliveries that another process claimed: should it have died, their resolution needs them."""
+        values = {
+            "days": literal(d.day.isoformat() for d in deliveries),
+            "ids": literal(d.uuid for d in deliveries),
+            "requests": _bytes_literal(d.raw for d in deliveries),
+        }
+        await self._rows(KEEP, values)
+
     async def ensure_days(self, today: date) -> None:
         """Create the partitions from yesterday to DAYS_AHEAD days ahead."""
         await self._ensure(today - timedelta(days=1), today + timedelta(days=DAYS_AHEAD))
@@ -148,9 +162,7 @@ class Ledger:
             await self._ensure(missing, missing)
         known = {d.uuid: d for d in deliveries}
         assert len(known) == len(deliveries), "a delivery twice in one batch of claims"
-        subjects = [
-            (str(number), subject, d.newsletter_id) for number, d in enumerate(deliveries, 1) for subject in subjects_of(d)
-        ]
+        subjects = [(str(number), *subject) for number, d in enumerate(deliveries, 1) for subject in subjects_of(d)]
         rows = await self._rows(
             CLAIM,
             {
@@ -168,7 +180,7 @@ class Ledger:
                 "not_afters": literal(f'"{d.not_after.isoformat()}"' for d in deliveries),
                 "bar_numbers": literal(number for number, _, _ in subjects),
                 "bar_subjects": text_literal(subject for _, subject, _ in subjects),
-                "bar_newsletters": text_literal(newsletter for _, _, newsletter in subjects),
+                "bar_exceptions": text_literal(exception for _, _, exception in subjects),
             },
         )
         return self._claims(known, rows, now_s)
@@ -188,6 +200,8 @@ class Ledger:
                 claims.left.append(delivery)
             else:
                 claims.settled.append(_settled(delivery, state, reason, attempt, receipt_hash, outcome_at))
+                if attempt:
+                    metrics.SETTLED_AGAIN.labels(self._channel).inc()
         claims.left.extend(deliveries.values())
         return claims
 
@@ -207,8 +221,9 @@ class Ledger:
                 "hashes": _bytes_literal(r.receipt_hash for r in results),
                 "receipts": _bytes_literal(r.receipt for r in results),
                 "after": literal(f"{r.after_s:.3f}" for r in results),
-                "requests": _bytes_literal(r.delivery.raw if r.state == RETRY_STATE else None for r in results),
+                "requests": _bytes_literal(r.delivery.raw if r.state in (RETRY_STATE, "unknown") else None for r in results),
                 "uncalled": literal("1" if r.uncalled else "0" for r in results),
+                "call_ms": _numbers(None if r.uncalled else r.delivery.call_ms for r in results),
             },
         )
         settled = []
@@ -233,6 +248,8 @@ class Ledger:
                 "days": literal(d.day.isoformat() for d in deliveries),
                 "ids": literal(d.uuid for d in deliveries),
                 "attempts": literal(str(d.attempt) for d in deliveries),
+                "reasons": text_literal(d.refused for d in deliveries),
+                "call_ms": _numbers(d.call_ms for d in deliveries),
             },
         )
         attempts = dict(rows)
@@ -294,6 +311,10 @@ def _settled(
     d: Delivery, state: str, reason: str | None, attempt: int, receipt_hash: bytes | None, outcome_at: datetime
 ) -> Settled:
     return Settled(d.day, d.uuid, d.subscriber_id, d.source_id, d.source_kind, state, reason, attempt, receipt_hash, outcome_at)
+
+
+def _numbers(values: Iterable[int | None]) -> str:
+    return literal("NULL" if v is None else str(v) for v in values)
 
 
 def _bytes_literal(values: Iterable[bytes | None]) -> str:

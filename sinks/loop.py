@@ -4,7 +4,7 @@ Consumes deliveries.<channel>.<lane> as the group <prefix>.sink.<channel>.<lane>
 ledger. Ordering key: subscriber. The steps of a delivery, each a task of its own with what it needs:
 
     intake.poll -> intake.claim -> calls.prepare -> calls.dispatch -> call -> settlement.write_outcomes
-                -> settlement.report_outcomes -> intake.commit;  sweeper beside them
+                -> settlement.report_outcomes -> intake.commit;  sweeper, flow and calls.keep_leases beside them
 
 Guarantees: no delivery reaches the provider twice unless it was recorded as unknown first; none is lost; no call begins
 later than 2 s after an acknowledged unsubscribe, recall or stop. If a step raises what it does not expect, the process
@@ -32,21 +32,28 @@ from schemas.registry import RegistrySource
 from schemas.topics import Topics
 from sinks.calls import LEASE_MARGIN_S, Calls
 from sinks.compose import Composer
+from sinks.endpoints import Endpoints
 from sinks.flight import Flight
+from sinks.flow import Flow
+from sinks.flow_store import FlowStore
 from sinks.intake import Intake
 from sinks.knowledge import Knowledge
 from sinks.ledger import Ledger, open_pool
 from sinks.provider import Provider
 from sinks.registry import PROVIDERS
+from sinks.retiring import keep_retiring
 from sinks.settle import Settlement, persist
+from sinks.suppression import Suppressed
 from sinks.sweeper import Sweeper
+from sinks.unknown import Resolver
 
 CONNECTIONS: Final = 3
-"""Connections to the ledger: claims, outcomes and reports go on side by side, the sweeper takes turns."""
+"""Connections to the ledger: claims, outcomes and reports go on side by side, the sweeper and the tokens take turns."""
 BATCH: Final = {"urgent": 100, "bulk": 500}
 """Most records in one claim: an alert does not wait for a large batch to be put together."""
 WINDOW: Final = {"urgent": 1_000, "bulk": 2_000}
-"""Most deliveries in hand: some 60 MB when all are rendered mails of 30 kB."""
+"""Deliveries in hand at which reading pauses, some 60 MB when all are rendered mails of 30 kB; at most three batches more,
+which were read by then, join them."""
 EXIT_CODE: Final = 70
 START_TIMEOUT_S: Final = 60.0
 """Longest wait for consent to be known at start; then the process ends and its supervisor starts it again."""
@@ -102,24 +109,45 @@ class Sink:
                 pool, channel=self._channel, lane=self._lane, lease_s=settings.lease_s, consent_lag_s=settings.consent_lag_s
             )
             flight = Flight(WINDOW[self._lane])
+            endpoints = Endpoints(ledger, self._codec, self._topics, producer) if self._channel == "webhook" else None
             settlement = Settlement(
-                settings, ledger, keys, self._codec, self._topics, producer, flight, clock, channel=self._channel, lane=self._lane
-            )
-            composer = Composer(settings, self._topics, keys, reader, knowledge)
-            calls = Calls(settings, self._provider, composer, knowledge, ledger, settlement, flight, clock, self._spawn)
+                settings, ledger, keys, self._codec, self._topics, producer, flight, clock,
+                channel=self._channel, lane=self._lane, endpoints=endpoints,
+            )  # fmt: skip
+            suppressed = Suppressed(settings, ledger)
+            composer = Composer(settings, self._topics, keys, reader, knowledge, suppressed)
+            flow = Flow(
+                settings, FlowStore(pool, self._channel), self._provider, self._codec, self._topics, producer, flight, clock,
+                channel=self._channel, lane=self._lane,
+            )  # fmt: skip
+            calls = Calls(
+                settings, self._provider, composer, knowledge, ledger, settlement, flight, flow, clock, self._spawn,
+                lane=self._lane,
+            )  # fmt: skip
             intake = Intake(
-                settings, self._topics, self._codec, producer, ledger, calls, settlement, flight, clock,
+                settings, self._topics, self._codec, producer, ledger, calls, settlement, flight, flow, clock,
                 channel=self._channel, lane=self._lane, batch=BATCH[self._lane],
             )  # fmt: skip
-            sweeper = Sweeper(settings, ledger, self._codec, intake.topic, calls, settlement, flight, clock)
+            sweeper = Sweeper(settings, ledger, self._codec, intake.topic, calls, settlement, flight, flow, clock)
+
+            resolver = Resolver(
+                settings, ledger, keys, self._codec, intake.topic, self._provider, knowledge, settlement, flight, clock,
+                channel=self._channel, lane=self._lane,
+            )  # fmt: skip
 
             await self._prepare(ledger, knowledge, intake)
+            await persist("suppressions", suppressed.refresh)
+            await flow.start()
             intake.open()
             for step in (
                 settlement.write_outcomes, settlement.report_outcomes, calls.prepare, calls.dispatch, intake.claim, intake.poll,
                 intake.commit, sweeper.run,
+                calls.keep_leases, flow.announce, flow.fill, flow.follow_limits, suppressed.run, resolver.run,
             ):  # fmt: skip
                 self._spawn(step())
+            self._spawn(keep_retiring(settings))
+            if endpoints is not None:
+                self._spawn(endpoints.run())
             log.info("the sink %s runs", name)
             await self._stop.wait()
             flight.stopping = True

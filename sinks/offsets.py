@@ -14,6 +14,11 @@ class Offsets:
         self._committed: dict[int, int] = {}
         self._count = 0
 
+    @property
+    def assigned(self) -> int:
+        """How many partitions this process has."""
+        return len(self._generations)
+
     def assign(self, partition: int) -> None:
         """Begin with a partition that was assigned."""
         self._count += 1

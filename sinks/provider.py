@@ -5,16 +5,17 @@ to is a value for each message (core/outcomes.py), decided by the table of that 
 knows passes through and ends the process.
 """
 
+import logging
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, Final, Protocol
 
 from core.errors import SetupError
 from core.outcomes import Dead, Outcome, Retry, Unknown
-from core.rendering.model import AlertMessage, Issue
+from core.rendering.model import AlertMessage, Issue, Retraction
 from runtime.settings import Settings
 from sinks.delivery import Delivery
 
@@ -33,6 +34,12 @@ CONNECT_TIMEOUT_S: Final = 5.0
 """Longest time to connect; a provider that is farther away than that is down."""
 LONGEST_RETRY_AFTER_S: Final = 86_400.0
 """Retry-After beyond a day is cut: nothing is worth sending that much later."""
+CLOCK_MARGIN: Final = timedelta(minutes=15)
+"""How much earlier than `since` a look for a lost message begins: the provider's clock and ours may differ."""
+UNREADABLE: Final = (AssertionError, AttributeError, KeyError, TypeError, ValueError)
+"""What the client libraries raise for an answer of another form: they look things up in it without a check."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,39 @@ class Prepared:
 
     message: Message
     body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The provider has the message; the receipt is the one that the lost answer would have had."""
+
+    receipt: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """The provider showed everything since then, and the message was not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undecidable:
+    """The provider cannot say. With after_s it may be asked again then; without, asking again does not help."""
+
+    reason: str
+    after_s: float | None = None
+
+
+Sighting = Found | NotFound | Undecidable
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the provider says that this account may send."""
+
+    per_second: float
+    per_day: float | None
+    """In any 24 hours; None without a bound."""
+    sent_24h: float
 
 
 class Provider(Protocol):
@@ -92,6 +132,33 @@ class Provider(Protocol):
     async def call(self, prepared: Sequence[Prepared]) -> list[Outcome]:
         """Make one call and return an outcome for each message, in order."""
 
+    def destination(self, message: Message) -> str | None:
+        """Return what shares a rate and a breaker at the provider: the recipient's mail domain, a channel, an endpoint's URL.
+
+        None when the address is none. It can be personal data: to be hashed before it is stored or becomes a label.
+        """
+
+    async def limits(self) -> Limits | None:
+        """Return what the account may send, or None when the provider does not say (or does not answer just now)."""
+
+    async def find(self, delivery: Delivery, address: str, since: datetime) -> Sighting:
+        """Look for a message whose answer was lost; since is when its first call began.
+
+        A call that is still on its way may arrive after a NotFound: ask no earlier than its timeout.
+        """
+
+    def render_retraction(self, retraction: Retraction, delivery: Delivery, address: str) -> Any | None:
+        """Return the body for `edit`, or None when this channel cannot change what it has sent."""
+
+    async def edit(self, receipt: str, address: str, body: Any) -> Outcome:
+        """Put `body` in the place of the message of that receipt. Never Unknown: an edit that may have happened is a Retry."""
+
+    async def suppress(self, address: str, reason: str) -> bool:
+        """Tell the provider never to send to this address; reason is bounced or complained.
+
+        Returns False when the provider keeps no such list, or does not take this address; Unavailable when it does not answer.
+        """
+
 
 def require_endpoint(settings: Settings, endpoint: str, variable: str, channel: str) -> None:
     """Raise SetupError unless there is a sandbox endpoint or speaking to the real provider is allowed."""
@@ -119,15 +186,25 @@ def transport_outcome(error: BaseException) -> Outcome:
     return Unknown("answer_lost")
 
 
-def http_outcome(status: int, retry_after: str | None, now: datetime) -> Outcome:
-    """Return the outcome of an HTTP status that is no success, for providers without codes of their own."""
-    if status == 429 or (status == 503 and retry_after):
-        return Retry(retry_after_s(retry_after, now), THROTTLED)
+def unreadable(error: Exception) -> Outcome:
+    """Return Unknown for an error of UNREADABLE, and say so: the answer came, but is nothing that the client can read."""
+    log.warning("an answer of the provider could not be read (%s)", type(error).__name__)
+    return Unknown("answer_lost")
+
+
+def http_outcome(status: int, asked_s: float | None = None) -> Outcome:
+    """Return the outcome of an HTTP error that is not in the provider's own words, such as a proxy's (RFC 9110, 15.5 and 15.6).
+
+    asked_s is what Retry-After asks for. A gateway that got a bad answer or none (502, 504) may have passed the request
+    on. A client error that the provider did not explain is nothing that this message did: it waits until that is mended.
+    """
+    if status == 429 or (status == 503 and asked_s is not None):
+        return Retry(SOON_S if asked_s is None else asked_s, THROTTLED)
+    if status in (502, 504):
+        return Unknown("answer_lost")
     if status >= 500 or status in (408, 425):
         return Retry(SOON_S, PROVIDER_ERROR)
-    if status == 413:
-        return Dead("too_large")
-    return Dead("rejected")
+    return Dead("too_large") if status == 413 else Retry(ACCOUNT_RETRY_S, ACCOUNT)
 
 
 def retry_after_s(value: str | None, now: datetime) -> float:
@@ -139,3 +216,18 @@ def retry_after_s(value: str | None, now: datetime) -> float:
         return min(max((parsedate_to_datetime(text) - now).total_seconds(), 0.0), LONGEST_RETRY_AFTER_S)
     except (ValueError, TypeError):
         return SOON_S
+
+
+def edited(outcome: Outcome) -> Outcome:
+    """Return the outcome of an edit: one that may have happened is made again, because it changes nothing twice."""
+    return Retry(SOON_S, UNREACHABLE) if isinstance(outcome, Unknown) else outcome
+
+
+def undecided(outcome: Outcome) -> Undecidable:
+    """Return what a look that was refused means: to be asked again when the refusal is a passing one."""
+    if isinstance(outcome, Retry):
+        return Undecidable(outcome.reason, outcome.after_s)
+    if isinstance(outcome, Unknown):
+        return Undecidable(UNREACHABLE, SOON_S)
+    assert isinstance(outcome, Dead), outcome
+    return Undecidable(outcome.reason)

@@ -7,80 +7,56 @@ unknown, and is resolved by the tag `delivery_id` when the SEND event comes.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import datetime
 from email.utils import formataddr
 from functools import partial
-from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 import orjson
 
+from core.errors import Unavailable
 from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
 from core.rendering.email import EmailLayout, alert_entry, alert_layout, newsletter_entry, newsletter_layout
 from core.rendering.fragments import FragmentCache
-from core.rendering.model import Issue
+from core.rendering.model import Issue, Retraction
 from core.rendering.text import header_value
 from runtime.settings import Settings
+from sinks.answers import SES_CALL, SES_ENTRY, meaning
+from sinks.delivery import Delivery
 from sinks.provider import (
-    ACCOUNT,
     ACCOUNT_RETRY_S,
     CONNECT_TIMEOUT_S,
     PROVIDER_ERROR,
     SOON_S,
-    THROTTLED,
     UNREACHABLE,
+    UNREADABLE,
+    Limits,
     Message,
     Prepared,
+    Sighting,
+    Undecidable,
+    http_outcome,
     require_endpoint,
     transport_outcome,
+    unreadable,
 )
 
 MAX_TEMPLATE_DATA: Final = 262_144
 """Characters of an entry's data (API reference of SendBulkEmail)."""
 MAX_HEADER_VALUE: Final = 995
 """Characters of a header's value."""
-QUOTA_RETRY_S: Final = 900.0
-"""Wait when the daily quota is used up: it is counted over a sliding day, so it frees up bit by bit."""
 BAD_REQUEST: Final = "bad_request"
 """Reason of a Retry after a call of several entries that SES could not read."""
+SUPPRESSION_REASONS: Final = {"bounced": "BOUNCE", "complained": "COMPLAINT"}
+"""Our reason and SES's."""
 _TAG: Final = re.compile(r"[^A-Za-z0-9_-]")
 _ADDRESS: Final = re.compile(r"[\x21-\x3b\x3d\x3f-\x7e]{1,64}@[A-Za-z0-9.-]{1,255}")
 """Local parts must be ASCII (no SMTPUTF8), domains are in their ASCII form; whether it exists is SES's business."""
 
-STATUSES: Final[Mapping[str, Callable[[str], Outcome]]] = MappingProxyType(
-    {
-        "MESSAGE_REJECTED": lambda _: Dead("rejected"),
-        "INVALID_PARAMETER": lambda text: Dead("invalid_address" if "address" in text.lower() else "rejected"),
-        "TEMPLATE_NOT_FOUND": lambda _: Dead("rejected"),
-        "ACCOUNT_THROTTLED": lambda _: Retry(SOON_S, THROTTLED),
-        "ACCOUNT_DAILY_QUOTA_EXCEEDED": lambda _: Retry(QUOTA_RETRY_S, THROTTLED),
-        "TRANSIENT_FAILURE": lambda _: Retry(SOON_S, PROVIDER_ERROR),
-        "FAILED": lambda _: Retry(5.0, PROVIDER_ERROR),
-        "MAIL_FROM_DOMAIN_NOT_VERIFIED": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "CONFIGURATION_SET_NOT_FOUND": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "CONFIGURATION_SET_SENDING_PAUSED": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "INVALID_SENDING_POOL_NAME": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "ACCOUNT_SUSPENDED": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "ACCOUNT_SENDING_PAUSED": lambda _: Retry(ACCOUNT_RETRY_S, ACCOUNT),
-    }
-)
-"""BulkEmailStatus of one entry, but SUCCESS, and what it means. A status that is not listed was not accepted either."""
-
-ERRORS: Final[Mapping[str, Outcome]] = MappingProxyType(
-    {
-        "TooManyRequestsException": Retry(SOON_S, THROTTLED),
-        "ThrottlingException": Retry(SOON_S, THROTTLED),
-        "Throttling": Retry(SOON_S, THROTTLED),
-        "LimitExceededException": Retry(ACCOUNT_RETRY_S, THROTTLED),
-        "AccountSuspendedException": Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "SendingPausedException": Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "MailFromDomainNotVerifiedException": Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "NotFoundException": Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "MessageRejected": Dead("rejected"),
-    }
-)
-"""Errors of a whole call by their code; credentials (403) and 5xx are told by their HTTP status."""
+log = logging.getLogger(__name__)
 
 
 class Ses:
@@ -201,10 +177,59 @@ class Ses:
             return [connection_outcome(error)] * len(prepared)
         except TimeoutError:
             return [Unknown("answer_lost")] * len(prepared)
+        except UNREADABLE as error:
+            return [unreadable(error)] * len(prepared)
         results = answer.get("BulkEmailEntryResults") or []
-        if len(results) != len(prepared):
+        if len(results) != len(prepared) or not all(isinstance(result, dict) for result in results):
             return [Unknown("answer_lost")] * len(prepared)
         return [entry_outcome(result) for result in results]
+
+    def destination(self, message: Message) -> str | None:
+        """Return the recipient's mail domain."""
+        return message.address.strip().rpartition("@")[2].lower() or None
+
+    async def limits(self) -> Limits | None:
+        """Return the account's quota from GetAccount: recipients a second and in 24 hours (-1 is none)."""
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        try:
+            async with asyncio.timeout(self._settings.provider_timeout_s):
+                quota = (await self._client.get_account())["SendQuota"]
+                rate, day, sent = (float(quota[name]) for name in ("MaxSendRate", "Max24HourSend", "SentLast24Hours"))
+        except (ClientError, BotoCoreError, ResponseParserError, TimeoutError, *UNREADABLE) as error:
+            log.warning("SES did not say what this account may send (%s): the rate stays as it was", error)
+            return None
+        return Limits(rate, day if day >= 0 else None, sent)
+
+    async def find(self, delivery: Delivery, address: str, since: datetime) -> Sighting:
+        """SES cannot be asked: it tells by itself, with the SEND event of the configuration set."""
+        return Undecidable("send_event")
+
+    def render_retraction(self, retraction: Retraction, delivery: Delivery, address: str) -> Any | None:
+        """Mail cannot be taken back."""
+        return None
+
+    async def edit(self, receipt: str, address: str, body: Any) -> Outcome:
+        """Mail cannot be changed."""
+        raise AssertionError("there is no body of a retraction for mail")
+
+    async def suppress(self, address: str, reason: str) -> bool:
+        """Put an address on the account's suppression list."""
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        call = {"EmailAddress": address.strip(), "Reason": SUPPRESSION_REASONS[reason]}
+        try:
+            async with asyncio.timeout(self._settings.provider_timeout_s):
+                await self._client.put_suppressed_destination(**call)
+        except ClientError as error:
+            if isinstance(refusal(error.response, 1), Dead):
+                return False
+            raise Unavailable(f"SES did not take an address onto its suppression list: {error}") from error
+        except (BotoCoreError, ResponseParserError, TimeoutError, *UNREADABLE) as error:
+            raise Unavailable(f"SES did not answer when an address was to be suppressed: {error}") from error
+        return True
 
 
 def _layout(message: Message) -> EmailLayout:
@@ -220,31 +245,26 @@ def _tags(**values: str) -> list[dict[str, str]]:
 
 
 def entry_outcome(result: Mapping[str, Any]) -> Outcome:
-    """Return the outcome of one entry of the answer."""
+    """Return the outcome of one entry of the answer; a status that no row names was not accepted either."""
     status = str(result.get("Status") or "")
     if status == "SUCCESS":
-        return Sent(str(result.get("MessageId") or ""))
-    known = STATUSES.get(status)
-    return known(str(result.get("Error") or "")) if known else Retry(ACCOUNT_RETRY_S, PROVIDER_ERROR)
+        receipt = str(result.get("MessageId") or "")
+        return Sent(receipt) if receipt else Unknown("answer_lost")
+    return meaning(SES_ENTRY, status, str(result.get("Error") or "")) or Retry(ACCOUNT_RETRY_S, PROVIDER_ERROR)
 
 
 def refusal(response: Mapping[str, Any], entries: int) -> Outcome:
     """Return what a call that was refused as a whole means for each of its entries."""
     error = response.get("Error", {})
-    code, text = str(error.get("Code", "")), str(error.get("Message", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
-    if code in ERRORS:
-        return Retry(QUOTA_RETRY_S, THROTTLED) if "daily" in text.lower() and "Throttling" in code else ERRORS[code]
-    if status >= 500:
-        return Retry(SOON_S, PROVIDER_ERROR)
-    if status == 429:
-        return Retry(SOON_S, THROTTLED)
-    if status in (401, 403):
-        return Retry(ACCOUNT_RETRY_S, ACCOUNT)
-    if status == 200:
+    known = meaning(SES_CALL, str(error.get("Code", "")), str(error.get("Message", "")))
+    if known is not None:
+        return known
+    if status in (400, 413):  # one entry may have spoiled it for all, so each is tried alone (see `group`)
+        return Dead("too_large" if status == 413 else "rejected") if entries == 1 else Retry(0.0, BAD_REQUEST)
+    if status < 300:
         return Unknown("answer_lost")
-    # a bad request: one entry may have spoiled it for all, so each is tried alone (see `group`)
-    return Dead("too_large" if status == 413 else "rejected") if entries == 1 else Retry(0.0, BAD_REQUEST)
+    return http_outcome(status)
 
 
 def connection_outcome(error: Exception) -> Outcome:

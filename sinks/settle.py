@@ -9,11 +9,13 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from core.errors import KeyDestroyed, Unavailable
+from core.flow.retries import SCHEDULES, long_wait_s
 from core.ids import event_id
 from core.outcomes import EVENT_OF_STATE, RETRY_STATE, Dead, Outcome, Retry, Sent, Skipped, reason_of, state_of
 from runtime import metrics
@@ -32,21 +34,25 @@ from sinks.ledger import Ledger, Result, Settled
 
 BATCH: Final = 500
 """Most outcomes in one statement or one produce."""
-PARK_BASE_S: Final = 2.0
-PARK_CAP_S: Final = 300.0
-"""A parked delivery waits at least what the provider asked for, and in the mean half of base * 2^(attempt-1), at most the cap:
-an hour's outage costs some 15 attempts, an alert goes out within minutes of its end."""
-
+OUTCOME_LINGER_S: Final = {"urgent": 0.0, "bulk": 0.03}
+REPORT_LINGER_S: Final = {"urgent": 0.0, "bulk": 0.2}
+"""How long an outcome, and then its report, waits for others: single calls end one by one, and a statement and a request to
+Kafka for each of them would cost as much as the calls. An alert's wait for nothing."""
 RELEASED: Final = "released"
 """Reason of a Retry for a claim that is given back without a call; it is due at once."""
+
+if TYPE_CHECKING:
+    from sinks.endpoints import Endpoints
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-async def gather(queue: "asyncio.Queue[T]", limit: int) -> list[T]:
-    """Wait for one item, then take what else is there, at most `limit`."""
+async def gather(queue: "asyncio.Queue[T]", limit: int, linger_s: float = 0.0) -> list[T]:
+    """Wait for one item, then at most `linger_s` for more of them; return at most `limit`."""
     items = [await queue.get()]
+    if linger_s and queue.qsize() < limit:
+        await asyncio.sleep(linger_s)
     while len(items) < limit and not queue.empty():
         items.append(queue.get_nowait())
     return items
@@ -96,12 +102,14 @@ class Settlement:
 
     def __init__(
         self, settings: Settings, ledger: Ledger, keys: KeyStore, codec: Codec, topics: Topics, producer: Producer,
-        flight: Flight, clock: Clock, *, channel: str, lane: str,
+        flight: Flight, clock: Clock, *, channel: str, lane: str, endpoints: "Endpoints | None" = None,
     ) -> None:  # fmt: skip
         settings.require("receipt_key")
+        self._endpoints = endpoints
         self._receipt_key = bytes.fromhex(settings.receipt_key)
         self._ledger, self._keys, self._codec, self._topics, self._producer = ledger, keys, codec, topics, producer
         self._flight, self._clock, self._channel, self._lane = flight, clock, channel, lane
+        self._schedule = SCHEDULES[channel, lane]
         self._outcomes: asyncio.Queue[tuple[Delivery, Outcome]] = asyncio.Queue()
         self._reports: asyncio.Queue[tuple[Settled, Delivery | None]] = asyncio.Queue()
         # neither queue needs a bound of its own: what is in them is in hand, and that is bounded by the window
@@ -111,6 +119,8 @@ class Settlement:
         metrics.OUTCOMES.labels(
             f"{self._channel}-{self._lane}", self._channel, type(outcome).__name__.lower(), reason_of(outcome) or ""
         ).inc()
+        if self._endpoints is not None:
+            self._endpoints.note(delivery, outcome)
         self._outcomes.put_nowait((delivery, outcome))
 
     def report(self, settled: Settled, delivery: Delivery | None) -> None:
@@ -120,7 +130,7 @@ class Settlement:
     async def write_outcomes(self) -> None:
         """Write outcomes to the ledger, for ever."""
         while True:
-            pairs = await gather(self._outcomes, BATCH)
+            pairs = await gather(self._outcomes, BATCH, OUTCOME_LINGER_S[self._lane])
             receipts = await persist("receipts", partial(asyncio.to_thread, self._encrypted, pairs))
             results = [self._result(d, outcome, receipt) for (d, outcome), receipt in zip(pairs, receipts, strict=True)]
             settled = await persist("outcomes", partial(self._ledger.write_outcomes, results))
@@ -147,9 +157,10 @@ class Settlement:
     def _result(self, delivery: Delivery, outcome: Outcome, receipt: bytes | None) -> Result:
         uncalled = not delivery.called
         if isinstance(outcome, Retry):
-            after_s = 0.0
-            if outcome.reason != RELEASED:
-                after_s = max(outcome.after_s, backoff(max(delivery.attempt, 1), base_s=PARK_BASE_S, cap_s=PARK_CAP_S))
+            # without a call the wait is exact: nothing was refused, and who gave it knows when it may go
+            after_s = outcome.after_s
+            if not uncalled:
+                after_s = long_wait_s(self._schedule, delivery.attempt, outcome.after_s, random.uniform)
             if after_s < (delivery.not_after - self._clock.now()).total_seconds():
                 return Result(delivery, RETRY_STATE, outcome.reason, after_s=after_s, uncalled=uncalled)
             outcome = Dead("attempts_exhausted") if delivery.attempt > int(uncalled) else Skipped("expired")
@@ -163,9 +174,9 @@ class Settlement:
     async def report_outcomes(self) -> None:
         """Produce the events of outcomes and note that they are reported, for ever."""
         while True:
-            pairs = await gather(self._reports, BATCH)
+            pairs = await gather(self._reports, BATCH, REPORT_LINGER_S[self._lane])
             settled = [s for s, _ in pairs]
-            await persist("delivery-status", partial(self._produce, settled))
+            await persist("delivery-status", partial(self._produce, pairs))
             await hit_async("sink.after_status")
             await persist("reported", partial(self._ledger.mark_reported, settled))
             await hit_async("sink.after_reported")
@@ -173,6 +184,8 @@ class Settlement:
                 if delivery is not None:
                     self._flight.finish(delivery)
 
-    async def _produce(self, settled: Sequence[Settled]) -> None:
-        records = [status_record(self._codec, self._topics, s, channel=self._channel, lane=self._lane) for s in settled]
+    async def _produce(self, pairs: Sequence[tuple[Settled, Delivery | None]]) -> None:
+        records = [status_record(self._codec, self._topics, s, channel=self._channel, lane=self._lane) for s, _ in pairs]
+        if self._endpoints is not None:
+            records += self._endpoints.gone(pairs)
         await self._producer.send(records)

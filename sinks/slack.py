@@ -6,68 +6,70 @@ an unknown delivery is found again in the channel's history.
 """
 
 import asyncio
+import logging
 import re
-from collections.abc import Hashable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar, Final
+
+import orjson
 
 from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
 from core.rendering.fragments import FragmentCache
-from core.rendering.model import Issue
-from core.rendering.slack import alert_blocks, newsletter_blocks
+from core.rendering.model import Issue, Retraction
+from core.rendering.retraction import slack_retraction
+from core.rendering.slack import MAX_BLOCKS, alert_blocks, newsletter_blocks
 from runtime.clock import Clock, SystemClock
 from runtime.settings import Settings
+from sinks.answers import SLACK, meaning
+from sinks.buttons import buttons_of, publications_of
+from sinks.delivery import Delivery
 from sinks.provider import (
     ACCOUNT,
     ACCOUNT_RETRY_S,
+    CLOCK_MARGIN,
     CONNECT_TIMEOUT_S,
-    PROVIDER_ERROR,
-    SOON_S,
-    THROTTLED,
+    UNREADABLE,
+    Found,
+    Limits,
     Message,
+    NotFound,
     Prepared,
+    Sighting,
+    Undecidable,
+    edited,
     http_outcome,
     require_endpoint,
     retry_after_s,
     transport_outcome,
+    undecided,
+    unreadable,
 )
 
 EVENT_TYPE: Final = "newswire_delivery"
 """Type of the metadata; Slack takes letters, digits, _ and -."""
+HISTORY_PAGE: Final = 200
+"""Messages a page of conversations.history; Slack advises at most 200."""
+HISTORY_PAGES: Final = 10
+"""Most pages read for one delivery; conversations.history allows about 50 calls a minute (tier 3)."""
 _ADDRESS: Final = re.compile(r"[A-Z0-9]{2,32}")
 
-ERRORS: Final[Mapping[str, Outcome]] = MappingProxyType(
-    {
-        "ratelimited": Retry(SOON_S, THROTTLED),
-        "rate_limited": Retry(SOON_S, THROTTLED),
-        "message_limit_exceeded": Retry(ACCOUNT_RETRY_S, THROTTLED),
-        "internal_error": Retry(SOON_S, PROVIDER_ERROR),
-        "fatal_error": Retry(SOON_S, PROVIDER_ERROR),
-        "service_unavailable": Retry(SOON_S, PROVIDER_ERROR),
-        "request_timeout": Retry(SOON_S, PROVIDER_ERROR),
-        "team_added_to_org": Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "invalid_auth": Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "not_authed": Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "account_inactive": Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "token_revoked": Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "token_expired": Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "missing_scope": Retry(ACCOUNT_RETRY_S, ACCOUNT),
-        "channel_not_found": Dead("invalid_address"),
-        "user_not_found": Dead("invalid_address"),
-        "is_archived": Dead("invalid_address"),
-        "not_in_channel": Dead("unauthorized"),
-        "restricted_action": Dead("unauthorized"),
-        "ekm_access_denied": Dead("unauthorized"),
-        "msg_too_long": Dead("too_large"),
-        "msg_blocks_too_long": Dead("too_large"),
-        "metadata_too_large": Dead("too_large"),
-        "invalid_blocks": Dead("rejected"),
-        "invalid_blocks_format": Dead("rejected"),
-        "no_text": Dead("rejected"),
-        "invalid_arguments": Dead("rejected"),
-    }
-)
-"""Slack's `error` in an answer whose `ok` is false. What is not listed is a refusal of this message."""
+
+class Redirected(Exception):
+    """Something answered that the Web API is elsewhere; following would send the message, and the token, once more."""
+
+
+async def _refuse_redirects(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
+    response = await handler(request)
+    if 300 <= response.status < 400:
+        response.close()
+        raise Redirected(response.status)
+    return response
+
+
+def _button(label: str, value: str) -> dict[str, Any]:
+    text = {"type": "plain_text", "text": label, "emoji": True}
+    return {"type": "button", "action_id": value[-40:], "value": value, "text": text}
 
 
 class Slack:
@@ -92,12 +94,20 @@ class Slack:
         from slack_sdk.web.async_client import AsyncWebClient
 
         timeout = aiohttp.ClientTimeout(total=self._settings.provider_timeout_s, sock_connect=CONNECT_TIMEOUT_S)
-        self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+        self._session = aiohttp.ClientSession(
+            timeout=timeout,
+            connector=aiohttp.TCPConnector(limit=0),
+            json_serialize=lambda value: orjson.dumps(value).decode(),
+            middlewares=(_refuse_redirects,),
+        )
+        quiet = logging.getLogger("sinks.slack.client")
+        quiet.setLevel(logging.WARNING)  # the client looks at this logger's own level: unset, it formats every body for debugging
         self._client = AsyncWebClient(
             token=self._settings.slack_token or "xoxb-sandbox",
             base_url=self._settings.slack_base_url or AsyncWebClient.BASE_URL,
             session=self._session,
             retry_handlers=[],
+            logger=quiet,
         )
 
     async def close(self) -> None:
@@ -120,6 +130,8 @@ class Slack:
             return Dead("invalid_address")
         content, delivery = message.content, message.delivery
         text, blocks = newsletter_blocks(content, self._fragments) if isinstance(content, Issue) else alert_blocks(content)
+        if self._settings.slack_signing_secret and len(blocks) < MAX_BLOCKS and (buttons := buttons_of(message)):
+            blocks = [*blocks, {"type": "actions", "elements": [_button(*button) for button in buttons]}]
         return {
             "channel": channel,
             "text": text,
@@ -127,7 +139,11 @@ class Slack:
             "client_msg_id": delivery.uuid,
             "metadata": {
                 "event_type": EVENT_TYPE,
-                "event_payload": {"delivery_id": delivery.delivery_id, "subscriber_id": delivery.subscriber_id},
+                "event_payload": {
+                    "delivery_id": delivery.delivery_id,
+                    "subscriber_id": delivery.subscriber_id,
+                    "publication_ids": ",".join(publications_of(content)),
+                },
             },
             "unfurl_links": False,
             "unfurl_media": False,
@@ -135,31 +151,97 @@ class Slack:
 
     async def call(self, prepared: Sequence[Prepared]) -> list[Outcome]:
         """Post one message."""
+        (one,) = prepared
+        # not by chat_postMessage, which walks through all blocks for objects of its own: a third of the whole call
+        answer = await self._ask(self._client.api_call, {"api_method": "chat.postMessage", "json": one.body})
+        if isinstance(answer, Retry | Dead | Unknown):
+            return [answer]
+        if not answer.get("ts"):
+            return [Unknown("answer_lost")]  # ok, but not the answer to a message
+        return [Sent(f"{answer.get('channel') or one.body['channel']}:{answer['ts']}")]
+
+    async def _ask(self, method: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> Any:
+        """Return the answer of one call of a method, or the outcome that it was refused with."""
         import aiohttp
         from slack_sdk.errors import SlackApiError
 
-        (one,) = prepared
         try:
             async with asyncio.timeout(self._settings.provider_timeout_s):
-                answer = await self._client.chat_postMessage(**one.body)
+                return await method(**arguments)
         except SlackApiError as error:
-            return [self._refusal(error.response)]
+            return self._refusal(error.response)
+        except Redirected:
+            return Retry(ACCOUNT_RETRY_S, ACCOUNT)
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-            return [transport_outcome(error)]
-        return [Sent(f"{answer.get('channel') or one.body['channel']}:{answer.get('ts')}")]
+            return transport_outcome(error)
+        except UNREADABLE as error:
+            return unreadable(error)
+
+    def destination(self, message: Message) -> str | None:
+        """Return the channel: Slack counts a message a second in each."""
+        return message.address.strip() or None
+
+    async def limits(self) -> Limits | None:
+        """Slack says none."""
+        return None
+
+    async def find(self, delivery: Delivery, address: str, since: datetime) -> Sighting:
+        """Read the channel's history back to `since` and look for the delivery id in the messages' metadata."""
+        channel = await self._conversation(address.strip())
+        if not isinstance(channel, str):
+            return undecided(channel)
+        arguments: dict[str, Any] = {
+            "channel": channel, "include_all_metadata": True, "limit": HISTORY_PAGE,
+            "oldest": f"{(since - CLOCK_MARGIN).timestamp():.6f}",
+        }  # fmt: skip
+        for _ in range(HISTORY_PAGES):
+            answer = await self._ask(self._client.conversations_history, arguments)
+            if isinstance(answer, Retry | Dead | Unknown):
+                return undecided(answer)
+            for message in answer.get("messages") or []:
+                metadata = message.get("metadata") or {}
+                if (metadata.get("event_payload") or {}).get("delivery_id") == delivery.delivery_id:
+                    return Found(f"{channel}:{message.get('ts')}")
+            cursor = (answer.get("response_metadata") or {}).get("next_cursor")
+            if not cursor:
+                return NotFound()
+            arguments["cursor"] = cursor
+        return Undecidable("history_too_long")
+
+    async def _conversation(self, address: str) -> Any:
+        """Return the id of the conversation with an address: a user's is a direct message that has an id of its own."""
+        if address[:1] not in ("U", "W"):
+            return address
+        answer = await self._ask(self._client.conversations_open, {"users": address})
+        return answer if isinstance(answer, Retry | Dead | Unknown) else str((answer.get("channel") or {}).get("id") or "")
+
+    def render_retraction(self, retraction: Retraction, delivery: Delivery, address: str) -> Any | None:
+        """Return text and blocks for chat.update; the metadata stays, because it is not named."""
+        text, blocks = slack_retraction(retraction)
+        return {"text": text, "blocks": blocks}
+
+    async def edit(self, receipt: str, address: str, body: Any) -> Outcome:
+        """Call chat.update."""
+        channel, _, ts = receipt.partition(":")
+        answer = await self._ask(self._client.chat_update, {"channel": channel, "ts": ts, **body})
+        return edited(answer) if isinstance(answer, Retry | Dead | Unknown) else Sent(receipt)
+
+    async def suppress(self, address: str, reason: str) -> bool:
+        """Slack keeps no such list."""
+        return False
 
     def _refusal(self, response: Any) -> Outcome:
         """Return the outcome of an answer without `ok`; slack_sdk hands over its own, or aiohttp's when it is no JSON."""
         status = getattr(response, "status_code", None) or getattr(response, "status", None)
         if not isinstance(status, int):
             return Unknown("answer_lost")
-        headers = response.headers
-        if status == 429:
-            return Retry(retry_after_s(headers.get("Retry-After"), self._clock.now()), THROTTLED)
         data = getattr(response, "data", None)
         code = data.get("error") if isinstance(data, dict) else None
-        if status >= 500 or (status >= 400 and not code):
-            return http_outcome(status, headers.get("Retry-After"), self._clock.now())
-        if not code:
-            return Unknown("answer_lost")  # 200, but no answer of Slack's that could be read
-        return ERRORS.get(code, Dead("rejected"))
+        if status != 429 and isinstance(code, str) and code:
+            known = meaning(SLACK, code)
+            if known is not None or status < 500:
+                return known or Dead("rejected")
+        if status < 300:
+            return Unknown("answer_lost")  # 2xx, but no answer of Slack's that could be read
+        asked = response.headers.get("Retry-After")
+        return http_outcome(status, retry_after_s(asked, self._clock.now()) if asked else None)

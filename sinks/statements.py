@@ -2,6 +2,8 @@
 
 clock_timestamp() is the server's time at that moment, not the transaction's start: a statement may wait for a lock.
 They run as generic plans with sequential scans discouraged (see `open_pool`): each key is one look-up in one partition.
+A statement that overwrites an outcome, or ends an attempt without one, appends it to the row's history (see
+sql/004_history.sql); on the way of a delivery that succeeds at once there is no such statement.
 """
 
 from collections.abc import Iterable
@@ -45,11 +47,11 @@ input AS MATERIALIZED (
 ),
 barred AS MATERIALIZED (
     SELECT DISTINCT ON (s.number) s.number, b.reason
-    FROM unnest(%(bar_numbers)s::bigint[], %(bar_subjects)s::text[], %(bar_newsletters)s::text[])
-         WITH ORDINALITY AS s(number, subject, newsletter_id, strength)
+    FROM unnest(%(bar_numbers)s::bigint[], %(bar_subjects)s::text[], %(bar_exceptions)s::text[])
+         WITH ORDINALITY AS s(number, subject, exception, strength)
     CROSS JOIN LATERAL (
         SELECT r.reason FROM ledger.barred r
-        WHERE r.subject = s.subject AND (r.except_for IS NULL OR s.newsletter_id IS NULL OR s.newsletter_id <> ALL (r.except_for))
+        WHERE r.subject = s.subject AND (r.except_for IS NULL OR s.exception IS NULL OR s.exception <> ALL (r.except_for))
         LIMIT 1
     ) b
     ORDER BY s.number, s.strength
@@ -89,25 +91,36 @@ SELECT NULL, 'lagging', NULL, NULL, NULL, NULL, NULL FROM ready WHERE NOT ok
 """
 
 # An outcome counts for the attempt that it belongs to: the owner's, still claimed, or taken for unknown meanwhile (then only
-# by something of a higher rank, and a refusal may park it after all). What was not written comes back as it stands.
+# by something of a higher rank, and a refusal may park it after all). An attempt without a call does not count, unless it was
+# reported as unknown meanwhile. What was not written comes back as it stands.
 WRITE: Final[LiteralString] = """
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest(
         %(days)s::date[], %(ids)s::uuid[], %(attempts)s::int[], %(states)s::text[], %(reasons)s::text[], %(hashes)s::bytea[],
-        %(receipts)s::bytea[], %(after)s::float8[], %(requests)s::bytea[], %(uncalled)s::int[]
-    ) AS i(day, delivery_id, attempt, state, reason, receipt_hash, receipt, after_s, request, uncalled)
+        %(receipts)s::bytea[], %(after)s::float8[], %(requests)s::bytea[], %(uncalled)s::int[], %(call_ms)s::int[]
+    ) AS i(day, delivery_id, attempt, state, reason, receipt_hash, receipt, after_s, request, uncalled, call_ms)
 ),
 written AS (
     UPDATE ledger.deliveries d SET
         state = i.state,
         reason = i.reason,
-        attempt = d.attempt - i.uncalled,
+        attempt = d.attempt - CASE WHEN d.state = 'claimed' THEN i.uncalled ELSE 0 END,
         receipt_hash = i.receipt_hash,
         receipt = i.receipt,
         request = i.request,
         next_attempt_at = CASE WHEN i.state = 'retry' THEN clock_timestamp() + make_interval(secs => i.after_s) END,
         outcome_at = CASE WHEN i.state <> 'retry' THEN clock_timestamp() END,
-        reported_at = NULL
+        reported_at = NULL,
+        check_at = NULL,
+        call_ms = i.call_ms,
+        history = CASE
+            WHEN i.state = 'retry' THEN ledger.noted(ledger.remembered(d), jsonb_build_object(
+                'state', i.state, 'reason', i.reason, 'attempt', d.attempt, 'claimed_at', d.claimed_at,
+                'at', clock_timestamp(), 'call_ms', i.call_ms, 'due_at', clock_timestamp() + make_interval(secs => i.after_s)
+            ))
+            WHEN d.state = 'unknown' THEN ledger.remembered(d)
+            ELSE d.history
+        END
     FROM input i
     WHERE d.day = i.day AND d.delivery_id = i.delivery_id
       AND d.owner = %(owner)s::uuid AND d.attempt = i.attempt
@@ -118,7 +131,7 @@ SELECT delivery_id::text, state, reason, attempt, receipt_hash, outcome_at, true
 UNION ALL
 SELECT
     e.delivery_id::text, e.state, e.reason, e.attempt, e.receipt_hash, e.outcome_at,
-    coalesce(e.owner = %(owner)s::uuid AND e.attempt = i.attempt - i.uncalled, false)
+    coalesce(e.owner = %(owner)s::uuid AND e.attempt IN (i.attempt, i.attempt - i.uncalled), false)
 FROM input i
 CROSS JOIN LATERAL (SELECT * FROM ledger.deliveries d WHERE d.day = i.day AND d.delivery_id = i.delivery_id LIMIT 1) e
 WHERE (SELECT count(*) FROM written) < (SELECT count(*) FROM input)
@@ -128,8 +141,17 @@ WHERE (SELECT count(*) FROM written) < (SELECT count(*) FROM input)
 BEGIN: Final[LiteralString] = """
 UPDATE ledger.deliveries d SET
     attempt = i.attempt + %(more)s,
-    lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s::float8)
-FROM unnest(%(days)s::date[], %(ids)s::uuid[], %(attempts)s::int[]) AS i(day, delivery_id, attempt)
+    lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s::float8),
+    claimed_at = CASE WHEN d.attempt < i.attempt + %(more)s THEN clock_timestamp() ELSE d.claimed_at END,
+    history = CASE
+        WHEN d.attempt < i.attempt + %(more)s THEN ledger.noted(d.history, jsonb_build_object(
+            'state', 'retry', 'reason', i.reason, 'attempt', d.attempt, 'claimed_at', d.claimed_at, 'at', clock_timestamp(),
+            'call_ms', i.call_ms
+        ))
+        ELSE d.history
+    END
+FROM unnest(%(days)s::date[], %(ids)s::uuid[], %(attempts)s::int[], %(reasons)s::text[], %(call_ms)s::int[])
+    AS i(day, delivery_id, attempt, reason, call_ms)
 WHERE d.day = i.day AND d.delivery_id = i.delivery_id AND d.state = 'claimed' AND d.owner = %(owner)s::uuid
   AND d.attempt IN (i.attempt, i.attempt + %(more)s)
 RETURNING d.delivery_id::text, d.attempt
@@ -143,7 +165,8 @@ RETURNING 1
 """
 
 EXPIRE: Final[LiteralString] = """
-UPDATE ledger.deliveries d SET state = 'unknown', reason = 'lease_expired', outcome_at = clock_timestamp(), reported_at = NULL
+UPDATE ledger.deliveries d SET
+    state = 'unknown', reason = 'lease_expired', outcome_at = clock_timestamp(), reported_at = NULL, check_at = NULL
 FROM (
     SELECT day, delivery_id FROM ledger.deliveries
     WHERE channel = %(channel)s AND lane = %(lane)s AND state = 'claimed' AND lease_until < clock_timestamp()
@@ -166,7 +189,7 @@ ORDER BY outcome_at LIMIT %(limit)s
 DUE: Final[LiteralString] = """
 UPDATE ledger.deliveries d SET
     state = 'claimed', owner = %(owner)s::uuid, attempt = d.attempt + 1, next_attempt_at = NULL, reported_at = NULL,
-    lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s::float8)
+    claimed_at = clock_timestamp(), call_ms = NULL, lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s::float8)
 FROM (
     SELECT day, delivery_id FROM ledger.deliveries
     WHERE channel = %(channel)s AND lane = %(lane)s AND state = 'retry' AND next_attempt_at <= clock_timestamp()
@@ -175,4 +198,26 @@ FROM (
 ) due
 WHERE d.day = due.day AND d.delivery_id = due.delivery_id
 RETURNING d.request, d.attempt
+"""
+
+KEEP: Final[LiteralString] = """
+UPDATE ledger.deliveries d SET request = i.request, check_at = NULL
+FROM unnest(%(days)s::date[], %(ids)s::uuid[], %(requests)s::bytea[]) AS i(day, delivery_id, request)
+WHERE d.day = i.day AND d.delivery_id = i.delivery_id AND d.request IS NULL AND d.state IN ('claimed', 'unknown')
+RETURNING 1
+"""
+
+# By hand: back to the sink as parked and due, while it is still in the state and attempt that were looked at. Giving it back
+# counts as an attempt, so that whatever comes of it is told from what came before.
+GIVE_BACK: Final[LiteralString] = """
+UPDATE ledger.deliveries d SET
+    state = 'retry', reason = 'redriven', attempt = d.attempt + 1, request = i.request, next_attempt_at = clock_timestamp(),
+    outcome_at = NULL, reported_at = NULL, call_ms = NULL, check_at = NULL,
+    history = ledger.noted(ledger.remembered(d), jsonb_build_object(
+        'state', 'redriven', 'attempt', d.attempt + 1, 'at', clock_timestamp(), 'by', %(by)s::text, 'why', %(why)s::text
+    ))
+FROM unnest(%(days)s::date[], %(ids)s::uuid[], %(attempts)s::int[], %(states)s::text[], %(requests)s::bytea[])
+    AS i(day, delivery_id, attempt, state, request)
+WHERE d.day = i.day AND d.delivery_id = i.delivery_id AND d.state = i.state AND d.attempt = i.attempt
+RETURNING d.delivery_id::text
 """

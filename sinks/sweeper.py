@@ -1,7 +1,7 @@
 """What others left in the ledger: leases that ended, outcomes that nobody reported, parked deliveries that are due.
 
 Consumes the ledger's rows of one channel and lane; every sink process of these runs one, and SKIP LOCKED keeps them
-apart. Guarantee: every claimed delivery ends in a reported state, or waits parked until it is due.
+apart. Guarantee: every claimed delivery ends in a reported state, or waits parked until it is due and its provider works.
 """
 
 import asyncio
@@ -15,11 +15,14 @@ from schemas.codec import Codec
 from sinks.calls import Calls
 from sinks.delivery import Delivery
 from sinks.flight import Flight
+from sinks.flow import Flow
 from sinks.ledger import Ledger, Parked
 from sinks.settle import Settlement, persist
 
 LIMIT: Final = 500
 """Most rows of each kind in one sweep."""
+TRIALS: Final = 10
+"""Most parked deliveries taken up to find out whether a provider works again."""
 UNREPORTED_SWEEPS: Final = 3
 """An outcome counts as left behind after so many intervals; its own process reports within milliseconds."""
 
@@ -31,10 +34,10 @@ class Sweeper:
 
     def __init__(
         self, settings: Settings, ledger: Ledger, codec: Codec, topic: str, calls: Calls, settlement: Settlement, flight: Flight,
-        clock: Clock,
+        flow: Flow, clock: Clock,
     ) -> None:  # fmt: skip
         self._settings, self._ledger, self._codec, self._topic = settings, ledger, codec, topic
-        self._calls, self._settlement, self._flight, self._clock = calls, settlement, flight, clock
+        self._calls, self._settlement, self._flight, self._flow, self._clock = calls, settlement, flight, flow, clock
 
     async def run(self) -> None:
         """Sweep until the process stops."""
@@ -56,11 +59,12 @@ class Sweeper:
         left = await persist("unreported", partial(self._ledger.unreported, older_than_s, LIMIT))
         for settled in (*ended, *left):
             self._settlement.report(settled, None)
-        due = await self._due(min(LIMIT, self._flight.room // 2))
+        limit = min(LIMIT, self._flight.room // 2)
+        due = await self._due(min(limit, TRIALS) if self._flow.looking else limit)
         return len(ended) == LIMIT or due == LIMIT
 
     async def _due(self, limit: int) -> int:
-        if limit == 0 or self._flight.stopping:
+        if limit == 0 or self._flight.stopping or self._flow.blocked:
             return 0
         with self._flight.claiming():
             now_s = self._clock.monotonic()

@@ -7,24 +7,41 @@ delivery id, the same on every attempt; one request a call, no redirects; no con
 
 import asyncio
 import base64
-import ipaddress
-import socket
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from datetime import UTC
-from typing import Any, ClassVar, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 import orjson
 
 from core.errors import SetupError
-from core.outcomes import Dead, Outcome, Sent, Unknown
+from core.ids import event_id
+from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
 from core.rendering.fragments import FragmentCache
-from core.rendering.model import Issue
+from core.rendering.model import Issue, Retraction
+from core.rendering.retraction import webhook_retraction
 from core.rendering.webhook import alert_payload, newsletter_payload
 from runtime.clock import Clock, SystemClock
 from runtime.settings import Settings
-from sinks.provider import CONNECT_TIMEOUT_S, Message, Prepared, http_outcome, transport_outcome
+from sinks.delivery import Delivery
+from sinks.provider import (
+    CONNECT_TIMEOUT_S,
+    PROVIDER_ERROR,
+    SOON_S,
+    THROTTLED,
+    Limits,
+    Message,
+    Prepared,
+    Sighting,
+    Undecidable,
+    edited,
+    retry_after_s,
+    transport_outcome,
+)
+
+if TYPE_CHECKING:
+    from sinks.addresses import Lookup
 
 SECRET_BYTES: Final = range(24, 65)
 """Length of a secret, by the specification."""
@@ -33,30 +50,9 @@ MAX_PAYLOAD_BYTES: Final = 20_000
 MAX_ANSWER_BYTES: Final = 4_096
 """How much of an answer is read, so that the connection can be used again; a longer one costs the connection."""
 MAX_URL: Final = 2_048
+REFUSED_RETRY_S: Final = 5.0
+"""Shortest wait after an answer that says that something is wrong at the endpoint: the schedule's first step."""
 USER_AGENT: Final = "Newswire/1"
-
-DENIED: Final = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        # IPv4: this network, private, shared (CGN), loopback, link-local (cloud metadata), protocol assignments,
-        # documentation, 6to4 relay, benchmarking, multicast, reserved and broadcast
-        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-        "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
-        "224.0.0.0/4", "240.0.0.0/4",
-        # IPv6: unspecified, loopback and IPv4-compatible, IPv4-mapped, NAT64 (both), discard, protocol assignments with
-        # Teredo, documentation (both), 6to4, SRv6, unique local, link-local, site-local, multicast
-        "::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "100:0:0:1::/64", "2001::/23",
-        "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
-    )
-)  # fmt: skip
-"""What is never connected to (IANA's special-purpose registries; ipaddress.is_global of 3.11 passes several of them)."""
-LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
-
-_DENIED_TEXT: Final = "address denied by newswire"
-
-
-class AddressDenied(OSError):
-    """The name resolves to an address that must not be connected to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +62,20 @@ class Endpoint:
     url: str
     host: str
     secure: bool
-    secret: str
+    secrets: tuple[str, ...]
+    """The secret, and while it is being replaced the one before as well: every message is then signed with both."""
 
 
 def parse_endpoint(address: str) -> Endpoint | None:
-    """Return the endpoint that an address means, or None when it is none."""
+    """Return the endpoint that an address means, or None when it is none: JSON with url, secret and perhaps previous_secret."""
     try:
         document = orjson.loads(address)
-        url, secret = str(document["url"]), str(document["secret"])
+        url, secrets = str(document["url"]), [document["secret"]]
+        if document.get("previous_secret") is not None:
+            secrets.append(document["previous_secret"])
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     if (
         parts.scheme not in ("http", "https")
@@ -85,32 +83,19 @@ def parse_endpoint(address: str) -> Endpoint | None:
         or parts.username is not None
         or parts.password is not None
         or len(url) > MAX_URL
+        or not all(_is_secret(secret) for secret in secrets)
     ):
         return None
-    if not secret.startswith("whsec_") or len(key) not in SECRET_BYTES:
-        return None
-    return Endpoint(url, host.lower(), parts.scheme == "https", secret)
+    return Endpoint(url, host.lower(), parts.scheme == "https", tuple(secrets))
 
 
-def may_connect(address: str, *, loopback: bool) -> bool:
-    """Return whether an IP address may be connected to: any public one, or with loopback=True only those of this machine."""
+def _is_secret(secret: Any) -> bool:
+    if not isinstance(secret, str) or not secret.startswith("whsec_"):
+        return False
     try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
+        return len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) in SECRET_BYTES
     except ValueError:
         return False
-    if loopback:
-        return any(ip in network for network in LOOPBACK)
-    return not any(ip in network for network in DENIED)
-
-
-def _guarded_socket(loopback: bool) -> Any:
-    def make(info: tuple[Any, ...]) -> socket.socket:
-        family, kind, protocol, _, where = info
-        if not may_connect(str(where[0]), loopback=loopback):
-            raise AddressDenied(_DENIED_TEXT)
-        return socket.socket(family=family, type=kind, proto=protocol)
-
-    return make
 
 
 class Webhook:
@@ -120,26 +105,34 @@ class Webhook:
     entries: ClassVar[int] = 1
     calls: ClassVar[int] = 32
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None, lookup: "Lookup | None" = None) -> None:
         if not settings.live and not settings.webhook_allow_http_loopback:
             raise SetupError(
                 "NEWSWIRE_WEBHOOK_ALLOW_HTTP_LOOPBACK and NEWSWIRE_LIVE are both off: set the first for a sandbox on this "
                 "machine, or NEWSWIRE_LIVE=1 to send webhooks for real."
             )
-        self._settings, self._clock = settings, clock or SystemClock()
+        self._settings, self._clock, self._lookup = settings, clock or SystemClock(), lookup
         self._fragments = FragmentCache()
+        self._resolver: Any = None
         self._public: Any = None
         self._local: Any = None
 
     async def open(self) -> None:
         """Make two sessions: https to public addresses, and http to this machine for a sandbox."""
+        from sinks.addresses import Resolver
+
+        self._resolver = Resolver(self._lookup) if self._lookup else Resolver()
         self._public, self._local = self._session(loopback=False), self._session(loopback=True)
 
     def _session(self, *, loopback: bool) -> Any:
         import aiohttp
 
+        from sinks.addresses import guarded_socket
+
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, socket_factory=_guarded_socket(loopback), ttl_dns_cache=10),
+            connector=aiohttp.TCPConnector(
+                limit=0, socket_factory=guarded_socket(loopback=loopback), resolver=self._resolver, use_dns_cache=False
+            ),
             timeout=aiohttp.ClientTimeout(total=self._settings.provider_timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
@@ -152,6 +145,8 @@ class Webhook:
         for session in (self._public, self._local):
             if session is not None:
                 await session.close()
+        if self._resolver is not None:
+            await self._resolver.close()
 
     def recipient(self, address: str) -> str:
         """Return the endpoint's host."""
@@ -183,36 +178,83 @@ class Webhook:
 
     async def call(self, prepared: Sequence[Prepared]) -> list[Outcome]:
         """Post one payload."""
-        import aiohttp
-
         (one,) = prepared
         endpoint, payload = one.body
+        return [await self._post(endpoint, one.message.delivery.delivery_id, payload)]
+
+    async def _post(self, endpoint: Endpoint, webhook_id: str, payload: bytes) -> Outcome:
+        """Post a payload under an id, signed for this attempt."""
+        import aiohttp
+
         if endpoint.secure and not self._settings.live:
-            return [Dead("invalid_address")]  # a sandbox speaks to this machine only
+            return Dead("invalid_address")  # a sandbox speaks to this machine only
         session = self._public if endpoint.secure else self._local
-        headers = signed_headers(endpoint.secret, one.message.delivery.delivery_id, payload, self._clock)
+        headers = signed_headers(endpoint.secrets, webhook_id, payload, self._clock)
         try:
             async with asyncio.timeout(self._settings.provider_timeout_s):
                 response = await session.post(endpoint.url, data=payload, headers=headers, allow_redirects=False)
         except aiohttp.InvalidURL:
-            return [Dead("invalid_address")]
+            return Dead("invalid_address")
         except aiohttp.ClientConnectorError as error:
-            return [Dead("invalid_address") if _DENIED_TEXT in str(error.os_error) else transport_outcome(error)]
-        except (aiohttp.ClientError, OSError) as error:
-            return [transport_outcome(error)]
-        outcome = self._outcome(response.status, response.headers.get("Retry-After"), one.message.delivery.delivery_id)
-        await _finish(response)
-        return [outcome]
+            from sinks.addresses import DENIED_TEXT
 
-    def _outcome(self, status: int, retry_after: str | None, delivery_id: str) -> Outcome:
-        """Return the outcome of a status: 2xx taken, 410 gone, 3xx and other 4xx refused, 429 and 5xx later."""
+            return Dead("invalid_address") if DENIED_TEXT in str(error.os_error) else transport_outcome(error)
+        except (aiohttp.ClientError, OSError) as error:
+            return transport_outcome(error)
+        outcome = self._outcome(response.status, response.headers.get("Retry-After"), webhook_id)
+        await _finish(response)
+        return outcome
+
+    def destination(self, message: Message) -> str | None:
+        """Return the endpoint's URL."""
+        endpoint = parse_endpoint(message.address)
+        return endpoint.url if endpoint else None
+
+    async def limits(self) -> Limits | None:
+        """Endpoints say none."""
+        return None
+
+    async def find(self, delivery: Delivery, address: str, since: datetime) -> Sighting:
+        """An endpoint cannot be asked: it is sent to again under the same webhook-id."""
+        return Undecidable("send_again")
+
+    def render_retraction(self, retraction: Retraction, delivery: Delivery, address: str) -> Any | None:
+        """Return (webhook-id, payload) of an event of its own; what it retracts makes the id, so that it comes once."""
+        endpoint = parse_endpoint(address)
+        if endpoint is None or (not endpoint.secure and not self._settings.webhook_allow_http_loopback):
+            return None
+        what = retraction.alert_id or ",".join(sorted(retraction.publication_ids))
+        payload = webhook_retraction(retraction, delivery_id=delivery.delivery_id, source_id=delivery.source_id)
+        return event_id("retraction", delivery.delivery_id, what), payload
+
+    async def edit(self, receipt: str, address: str, body: Any) -> Outcome:
+        """Post the event of a retraction."""
+        endpoint = parse_endpoint(address)
+        if endpoint is None:
+            return Dead("invalid_address")
+        webhook_id, payload = body
+        return edited(await self._post(endpoint, webhook_id, payload))
+
+    async def suppress(self, address: str, reason: str) -> bool:
+        """Endpoints keep no such list."""
+        return False
+
+    def _outcome(self, status: int, retry_after: str | None, webhook_id: str) -> Outcome:
+        """Return the outcome of a status (Standard Webhooks 1.0.0, "Delivery success and failure").
+
+        2xx is success and 410 disables the endpoint; every other answer, a redirect among them, is a failure that is
+        tried again by the schedule, no earlier than Retry-After says. A payload that is too large stays so.
+        """
         if 200 <= status < 300:
-            return Sent(delivery_id)
-        if status == 410:
-            return Dead("endpoint_disabled")
+            return Sent(webhook_id)
         if status < 200:
             return Unknown("answer_lost")
-        return http_outcome(status, retry_after, self._clock.now())
+        if status in (410, 413):
+            return Dead("endpoint_disabled" if status == 410 else "too_large")
+        asked_s = retry_after_s(retry_after, self._clock.now()) if retry_after else None
+        if status == 429 or (status == 503 and asked_s is not None):
+            return Retry(SOON_S if asked_s is None else asked_s, THROTTLED)
+        return Retry(max(asked_s or 0.0, SOON_S if status >= 500 or status in (408, 425) else REFUSED_RETRY_S), PROVIDER_ERROR)
 
 
 async def _finish(response: Any) -> None:
@@ -231,14 +273,14 @@ async def _finish(response: Any) -> None:
         response.close()
 
 
-def signed_headers(secret: str, webhook_id: str, payload: bytes, clock: Clock) -> dict[str, str]:
-    """Return the headers of one attempt; the time must be UTC, because standardwebhooks ignores the zone."""
+def signed_headers(secrets: Sequence[str], webhook_id: str, payload: bytes, clock: Clock) -> dict[str, str]:
+    """Return the headers of one attempt, with a signature for each secret; UTC, because standardwebhooks ignores the zone."""
     from standardwebhooks import Webhook as Signer
 
-    now = clock.now().astimezone(UTC)
+    now, text = clock.now().astimezone(UTC), payload.decode()
     return {
         "content-type": "application/json",
         "webhook-id": webhook_id,
         "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": Signer(secret).sign(msg_id=webhook_id, timestamp=now, data=payload.decode()),
+        "webhook-signature": " ".join(Signer(secret).sign(msg_id=webhook_id, timestamp=now, data=text) for secret in secrets),
     }

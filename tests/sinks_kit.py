@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -215,7 +216,7 @@ class World:
         """Produce records and return their offsets."""
         return self.producer.send_sync(records)
 
-    def define_newsletter(self, newsletter_id: str = "daily") -> None:
+    def define_newsletter(self, newsletter_id: str = "daily", **fields: Any) -> None:
         """Define a newsletter."""
         value = {
             "newsletter_id": newsletter_id, "revision": 1, "name": "Daily", "subject": "{title}", "days": [1],
@@ -223,7 +224,7 @@ class World:
             "audience_topics": [], "audience_languages": [], "audience_tags": [], "audience_channels": [], "content_types": [],
             "max_age_h": 24, "min_quality": 0.8, "max_items": 5, "half_life_h": 24.0, "template": "newsletter",
             "from_name": "Newswire", "from_address": "news@newswire.example", "reply_to": None,
-            "postal_address": "1 Example Street", "defined_at": datetime.now(UTC),
+            "postal_address": "1 Example Street", "defined_at": datetime.now(UTC), **fields,
         }  # fmt: skip
         self.produce(self.topics.newsletters, "NewsletterDefined", value, newsletter_id)
 
@@ -244,12 +245,12 @@ class World:
             "score": 10_000, "reason": "topic:hep-ph", "propensity": 1.0,
         }  # fmt: skip
 
-    def raise_alert(self) -> dict[str, Any]:
+    def raise_alert(self, publication_id: str | None = None) -> dict[str, Any]:
         """Produce an alert and return the fields of a delivery that name it."""
         alert_id = str(uuid.uuid4())
         value = {
-            "alert_id": alert_id, "publication_id": None, "title": "Beam lost", "body": "At noon.", "url": None, "topics": [],
-            "language": "en", "priority": "high", "dedup_key": None, "quality": 0.95, "raised_at": datetime.now(UTC),
+            "alert_id": alert_id, "publication_id": publication_id, "title": "Beam lost", "body": "At noon.", "url": None,
+            "topics": [], "language": "en", "priority": "high", "dedup_key": None, "quality": 0.95, "raised_at": datetime.now(UTC),
             "expires_at": None,
         }  # fmt: skip
         record = self.codec.encode(self.topics.alerts, "AlertRaised", value, key=alert_id, time=datetime.now(UTC))
@@ -337,6 +338,14 @@ class World:
         self.processes.append(one)
         return one
 
+    def command(self, *words: str) -> list[dict[str, Any]]:
+        """Run `newswire --json ...` and return what it printed."""
+        code = "import sys; from runtime.commands import main; sys.argv[0] = 'newswire'; main()"
+        line = [sys.executable, "-c", code, "--json", *words]
+        done = subprocess.run(line, cwd=ROOT, env=environ_of(self.settings), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
     def stop_all(self) -> None:
         """End every process that was started."""
         for one in self.processes:
@@ -420,6 +429,7 @@ def world(stack: Stack, folder: Path, **settings: Any) -> Iterator[World]:
         topics = Topics(prefix, SHARDS)
         names = [
             topics.subscribers, topics.publications, topics.alerts, topics.controls, topics.newsletters, topics.delivery_status,
+            topics.provider_events, topics.dead_letters(topics.provider_events),
             *(f"{t}{end}" for c in ("email", "slack", "discord", "webhook") for lane in ("urgent", "bulk")
               for t in [topics.deliveries(c, lane)] for end in ("", ".dlq")),
         ]  # fmt: skip

@@ -58,5 +58,24 @@ class AlertMessage:
     language: str
     unsubscribe_url: str
     raised_at: datetime
+    publication_id: str | None = field(default=None, kw_only=True)
+    from_name: str = field(default="Newswire", kw_only=True)
+    postal_address: str = field(default="", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Retraction:
+    """What is said of a message that was sent and of which something was retracted since, in its language.
+
+    rest is what is left of an issue, and is shown again without the retracted items; None when nothing is.
+    """
+
+    titles: tuple[str, ...]
+    publication_ids: tuple[str, ...]
+    language: str
+    retracted_at: datetime
+    unsubscribe_url: str
+    rest: Issue | None = None
+    alert_id: str | None = None
     from_name: str = field(default="Newswire", kw_only=True)
     postal_address: str = field(default="", kw_only=True)

@@ -29,6 +29,10 @@ class Phrases:
     open_alert: str
     priorities: dict[str, str]
     others: str
+    retracted: str
+    retracted_on: str
+    endpoint_disabled: str
+    endpoint_disabled_why: str
 
 
 ENGLISH = Phrases(
@@ -56,6 +60,13 @@ ENGLISH = Phrases(
     open_alert="Read more",
     priorities={"critical": "Critical alert", "high": "Important alert", "normal": "Alert", "low": "Note"},
     others="{first} and {count} others",
+    retracted="Retracted",
+    retracted_on="Retracted on {date}: {titles}",
+    endpoint_disabled="Your webhook was switched off",
+    endpoint_disabled_why=(
+        "Its endpoint answered that it is gone, or failed for days, so nothing is sent there any more. "
+        "Link a working endpoint to get deliveries by webhook again."
+    ),
 )
 
 GERMAN = Phrases(
@@ -83,6 +94,13 @@ GERMAN = Phrases(
     open_alert="Mehr lesen",
     priorities={"critical": "Dringende Meldung", "high": "Wichtige Meldung", "normal": "Meldung", "low": "Hinweis"},
     others="{first} und {count} weitere",
+    retracted="Zurückgezogen",
+    retracted_on="Am {date} zurückgezogen: {titles}",
+    endpoint_disabled="Dein Webhook wurde abgeschaltet",
+    endpoint_disabled_why=(
+        "Sein Endpunkt hat geantwortet, dass es ihn nicht mehr gibt, oder ist tagelang ausgefallen; darum wird nichts mehr "
+        "dorthin geschickt. Verknüpfe einen funktionierenden Endpunkt, um wieder Zustellungen per Webhook zu bekommen."
+    ),
 )
 
 _BY_LANGUAGE = {"en": ENGLISH, "de": GERMAN}
@@ -142,3 +160,10 @@ def by_line(authors: tuple[str, ...], phrases: Phrases) -> str:
     if len(names) <= 3:
         return ", ".join(names)
     return phrases.others.format(first=names[0], count=len(names) - 1)
+
+
+def retracted_text(titles: tuple[str, ...], moment: datetime, phrases: Phrases) -> str:
+    """Return what was retracted and when: the first three titles, each shortened, and how many others."""
+    shown = "; ".join(shorten(one_line(title), 120) or "–" for title in titles[:3])
+    more = f" {more_text(len(titles) - 3, phrases)}" if len(titles) > 3 else ""
+    return phrases.retracted_on.format(date=short_date(moment, phrases.locale), titles=f"{shown}{more}")

@@ -1,7 +1,9 @@
 """Discord's REST API v10: create, edit and read messages; nonce with enforce_nonce; rate-limit headers.
 
 With enforce_nonce the first message under a nonce is returned again for NONCE_WINDOW_S, and the request is recorded as
-deduplicated. The nonce is the delivery id under which a message is counted.
+deduplicated. The nonce is the delivery id under which a message is counted. As at Discord, only the answer to a create
+shows the nonce: a message that is read later has none, unless its body is not kept any more, so that it could not be
+told from others.
 """
 
 import re
@@ -45,6 +47,19 @@ BOT: Final[dict[str, Any]] = {
     "primary_guild": None,
 }
 
+TEXT_CHANNEL: Final[dict[str, Any]] = {
+    "type": 0,
+    "guild_id": "900000000000000002",
+    "name": "sandbox",
+    "position": 0,
+    "flags": 0,
+    "topic": None,
+    "nsfw": False,
+    "parent_id": None,
+    "permission_overwrites": [],
+    "rate_limit_per_user": 0,
+}
+
 
 @dataclass(slots=True)
 class Post:
@@ -77,8 +92,8 @@ class DiscordBody:
         """Return the body as JSON."""
         return self.payload | {"id": self.id, "channel_id": self.channel_id}
 
-    def message(self) -> dict[str, Any]:
-        """Return the message object as Discord shows it."""
+    def message(self, *, nonce: bool = False) -> dict[str, Any]:
+        """Return the message object as Discord shows it; the nonce only in the answer to a create."""
         shown: dict[str, Any] = {
             "type": 0,
             "content": self.payload.get("content") or "",
@@ -97,7 +112,7 @@ class DiscordBody:
             "mention_everyone": False,
             "tts": bool(self.payload.get("tts")),
         }
-        if self.payload.get("nonce") is not None:
+        if nonce and self.payload.get("nonce") is not None:
             shown["nonce"] = self.payload["nonce"]
         return shown
 
@@ -139,6 +154,8 @@ class Discord:
             web.get(base, self.read),
             web.get(base + "/{message_id}", self.read_one),
             web.patch(base + "/{message_id}", self.edit),
+            web.get("/discord/api/v10/channels/{channel_id}", self.channel),
+            web.get("/discord/api/v10/users/@me", self.me),
         ]
 
     def reset(self) -> None:
@@ -179,10 +196,10 @@ class Discord:
             if first is not None:
                 message.receipt, message.body = first.id, None
                 settle([message], 200, outcome="deduplicated")
-                return self._with_headers(json_reply(self._shown(first, channel_id)))
+                return self._with_headers(json_reply(self._shown(first, channel_id) | {"nonce": nonce}))
             body.id = message.receipt = self._snowflake()
             settle([message], 200, outcome="accepted")
-            return self._with_headers(json_reply(body.message()))
+            return self._with_headers(json_reply(body.message(nonce=True)))
 
         return await exchange(self._box, request, self, [message], accept)
 
@@ -243,6 +260,22 @@ class Discord:
         reply = json_reply(self._shown(post, channel_id)) if post else _unknown_message()
         return _respond(self._with_headers(reply))
 
+    async def channel(self, request: web.Request) -> web.StreamResponse:
+        """Get Channel: a text channel that knows its newest message."""
+        channel_id = request.match_info["channel_id"]
+        if not _authorized(request):
+            return _respond(_unauthorized())
+        channel_hash = hash_text(channel_id)
+        newest = next((p.id for p in reversed(self._posts.values()) if p.channel_hash == channel_hash), None)
+        shown = {"id": channel_id, "last_message_id": newest, **TEXT_CHANNEL}
+        return _respond(self._with_headers(json_reply(shown)))
+
+    async def me(self, request: web.Request) -> web.StreamResponse:
+        """Get Current User."""
+        if not _authorized(request):
+            return _respond(_unauthorized())
+        return _respond(json_reply(BOT | {"mfa_enabled": False, "locale": "en-US", "verified": True, "email": None}))
+
     def _post(self, channel_id: str, message_id: str) -> Post | None:
         post = self._posts.get(message_id)
         return post if post is not None and post.channel_hash == hash_text(channel_id) else None
@@ -256,7 +289,7 @@ class Discord:
         if kept is not None and isinstance(kept.body, DiscordBody):
             return kept.body.message()
         created = datetime.fromtimestamp(((int(post.id) >> 22) + EPOCH_MS) / 1000, UTC).isoformat()
-        return DiscordBody({"nonce": post.nonce or None}, channel_id, post.id, created_at=created).message()
+        return DiscordBody({"nonce": post.nonce or None}, channel_id, post.id, created_at=created).message(nonce=True)
 
     def _with_headers(self, reply: Reply) -> Reply:
         limit = self._box.limits.get(self.provider)

@@ -13,6 +13,7 @@ from deploy.sandbox.hooks import Hooks
 from deploy.sandbox.inbox import Inbox
 from deploy.sandbox.journal import Journal
 from deploy.sandbox.limits import Limits
+from deploy.sandbox.notifications import Notifications
 from deploy.sandbox.recorder import DEFAULT_KEEP, DEFAULT_KEEP_BYTES, Recorder
 from deploy.sandbox.scoring import Scoring
 from deploy.sandbox.ses import Ses
@@ -34,7 +35,8 @@ def build(folder: Path, *, keep: int = DEFAULT_KEEP, keep_bytes: int = DEFAULT_K
     """Return the server with the journal of the folder read; JournalError when that cannot be used."""
     journal = Journal(folder)
     box = Sandbox(Recorder(journal, keep, keep_bytes), FaultBook(seed), Limits())
-    ses, slack, discord, hooks = Ses(box), Slack(box), Discord(box), Hooks(box)
+    notifications = Notifications()
+    ses, slack, discord, hooks = Ses(box, notifications), Slack(box), Discord(box), Hooks(box)
 
     def forget(everything: bool) -> None:
         box.recorder.reset()
@@ -50,10 +52,11 @@ def build(folder: Path, *, keep: int = DEFAULT_KEEP, keep_bytes: int = DEFAULT_K
         return web.json_response({"status": "ok", "messages": box.recorder.last_n, "kept": len(box.recorder.messages)})
 
     async def close(app: web.Application) -> None:
+        await notifications.close()
         journal.close()
 
     app = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[control_errors])
-    for part in (ses, slack, discord, hooks, Scoring(box), Control(box, hooks, forget), Inbox(box.recorder)):
+    for part in (ses, slack, discord, hooks, notifications, Scoring(box), Control(box, hooks, forget), Inbox(box.recorder)):
         app.add_routes(part.routes())
     app.add_routes([web.get("/health", health)])
     app.on_cleanup.append(close)

@@ -3,7 +3,7 @@
 Checked as SES does: what the service model limits (headers, template data, 50 entries) refuses the whole call with a
 BadRequestException; what belongs to one entry (addresses, tags, data that is no JSON) fails that entry. An entry whose
 data lacks a placeholder fails with RenderingFailure in its Error. (SES itself answers SUCCESS there and publishes a
-RENDERING_FAILURE event later; the sandbox has no events, so it says so at once.)
+RENDERING_FAILURE event later; the sandbox says so at once.)
 """
 
 import re
@@ -17,6 +17,7 @@ from aiohttp import web
 from deploy.sandbox.emails import BadTemplate, EmailBody, Envelope, Template, TemplateCache, missing_names
 from deploy.sandbox.exchange import Reply, Sandbox, exchange, json_reply, retry_after_header, settle
 from deploy.sandbox.faults import Fault
+from deploy.sandbox.notifications import Notifications
 from deploy.sandbox.recorder import Message, digest_of
 
 MAX_ENTRIES: Final = 50
@@ -63,8 +64,8 @@ class Ses:
 
     provider = "ses"
 
-    def __init__(self, box: Sandbox) -> None:
-        self._box = box
+    def __init__(self, box: Sandbox, notifications: Notifications) -> None:
+        self._box, self._notifications = box, notifications
         self._templates = TemplateCache()
         self._run = f"{int(time.time() * 1000):016x}-{uuid.uuid4()}"
         self._receipts = 0
@@ -181,7 +182,9 @@ class Ses:
         self._receipts += 1
         message.receipt = f"{self._run}-{self._receipts:08x}-000000"
         settle([message], 200, outcome="accepted")
-        if self.suppressed and isinstance(message.body, EmailBody) and message.destination.lower() in self.suppressed:
+        suppressed = bool(self.suppressed) and message.destination.lower() in self.suppressed
+        self._notifications.accepted(message, suppressed)
+        if suppressed and isinstance(message.body, EmailBody):
             message.body.note = "The address is on the suppression list: SES takes the message and reports a bounce."
         return {"Status": "SUCCESS", "MessageId": message.receipt}
 
@@ -251,7 +254,7 @@ class Ses:
 
     def refused(self, fault: Fault) -> Reply:
         """Return a refusal for good."""
-        return _error(fault.code or "MessageRejected", "Email address is not verified.", fault.status or 400)
+        return _error(fault.code or "MessageRejected", "Email contains invalid content.", fault.status or 400)
 
 
 def _plain(reply: Reply) -> web.Response:

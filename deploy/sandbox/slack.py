@@ -1,4 +1,7 @@
-"""Slack's Web API: chat.postMessage, chat.update, auth.test and conversations.history with message metadata."""
+"""Slack's Web API: chat.postMessage, chat.update, auth.test, conversations.open and conversations.history with metadata.
+
+What is posted to a user's id goes, as at Slack, into the direct message with that user, which has an id of its own.
+"""
 
 import time
 from collections import OrderedDict
@@ -18,6 +21,8 @@ USER: Final = "U0SANDBOX1"
 BOT: Final = "B0SANDBOX1"
 APP: Final = "A0SANDBOX1"
 CHANNEL_CHARS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.#@")
+USERS: Final = ("U", "W")
+"""What the ids of users begin with."""
 POSTS_KEPT: Final = 50_000
 """Posts whose ts and delivery id are remembered for conversations.history (the oldest go first)."""
 HISTORY_MAX: Final = 999
@@ -96,6 +101,7 @@ class Slack:
             "chat.update": self.update,
             "auth.test": self.auth_test,
             "conversations.history": self.history,
+            "conversations.open": self.open,
         }
         routes = [web.post(f"/slack/api/{name}", handler) for name, handler in methods.items()]
         return routes + [web.get(f"/slack/api/{name}", methods[name]) for name in ("auth.test", "conversations.history")]
@@ -117,7 +123,7 @@ class Slack:
     async def post_message(self, request: web.Request) -> web.StreamResponse:
         """chat.postMessage."""
         raw, call = await _arguments(request)
-        channel = str(call.get("channel") or "")
+        channel = _conversation(str(call.get("channel") or ""))
         body = SlackBody({k: v for k, v in call.items() if k != "token"}, "")
         message = Message(self.provider, _delivery_id(call), channel, digest_of(raw), body, len(raw) + 500)
         error, details = _refusal(request, call)
@@ -172,13 +178,23 @@ class Slack:
             {"ok": True, **names, "team_id": TEAM, "user_id": USER, "bot_id": BOT, "is_enterprise_install": False}
         )
 
+    async def open(self, request: web.Request) -> web.StreamResponse:
+        """conversations.open: the direct message with one user."""
+        _, call = await _arguments(request)
+        if not _token(request, call):
+            return web.json_response({"ok": False, "error": "not_authed"})
+        user = str(call.get("users") or "")
+        if user[:1] not in USERS or not _is_channel(user):
+            return web.json_response({"ok": False, "error": "user_not_found"})
+        return web.json_response({"ok": True, "channel": {"id": _conversation(user)}})
+
     async def history(self, request: web.Request) -> web.StreamResponse:
         """conversations.history: newest first; metadata only with include_all_metadata."""
         _, call = await _arguments(request)
         if not _token(request, call):
             return web.json_response({"ok": False, "error": "not_authed"})
         channel = str(call.get("channel") or "")
-        if not _is_channel(channel):
+        if not _is_channel(channel) or channel[:1] in USERS:
             return web.json_response({"ok": False, "error": "channel_not_found"})
         try:
             limit = max(1, min(int(call.get("limit") or 100), HISTORY_MAX))
@@ -217,7 +233,9 @@ class Slack:
 
     def failed(self, fault: Fault) -> Reply:
         """Return a 5xx."""
-        return json_reply({"ok": False, "error": fault.code or "internal_error"}, fault.status or 503)
+        status = fault.status or 503
+        usual = "service_unavailable" if status == 503 else "internal_error"
+        return json_reply({"ok": False, "error": fault.code or usual}, status)
 
     def refused(self, fault: Fault) -> Reply:
         """Return ok: false with status 200, as Slack refuses."""
@@ -252,6 +270,11 @@ async def _arguments(request: web.Request) -> tuple[bytes, dict[str, Any]]:
 def _token(request: web.Request, call: dict[str, Any]) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return (token.strip() if scheme == "Bearer" else "") or str(call.get("token") or "")
+
+
+def _conversation(address: str) -> str:
+    """Return the conversation that an address means: for a user's id the direct message with that user."""
+    return f"D{address[1:]}" if address[:1] in USERS and address[1:].isalnum() and address.isupper() else address
 
 
 def _is_channel(channel: str) -> bool:

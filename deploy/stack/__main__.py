@@ -89,6 +89,13 @@ _profile = click.option(
     envvar="NEWSWIRE_STACK_PROFILE",
     help="Kept until another is given.  [default: demo]",
 )
+_nodes = click.option(
+    "--nodes",
+    type=click.Choice(["1", "3"]),
+    callback=lambda _ctx, _param, value: int(value) if value else None,
+    envvar="NEWSWIRE_STACK_NODES",
+    help="Nodes of Kafka; with 3 any one of them may be lost.  [default: 1]",
+)
 _port = click.option(
     "--port",
     "fixed",
@@ -103,11 +110,12 @@ _port = click.option(
 @_home_option
 @_only
 @_profile
+@_nodes
 @_port
 @click.pass_context
-def up(ctx: click.Context, only: str | None, profile: str | None, fixed: dict[str, int]) -> None:
+def up(ctx: click.Context, only: str | None, profile: str | None, nodes: int | None, fixed: dict[str, int]) -> None:
     """Start what does not run yet, and say where it is."""
-    _up(_layout(ctx), Request(dict(os.environ), only, profile, fixed))
+    _up(_layout(ctx), Request(dict(os.environ), only, profile, fixed, nodes))
 
 
 def _up(layout: Layout, request: Request) -> None:
@@ -250,14 +258,22 @@ def env(ctx: click.Context, everything: bool) -> None:
 @_home_option
 @_only
 @_profile
+@_nodes
 @_port
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
-def run(ctx: click.Context, only: str | None, profile: str | None, fixed: dict[str, int], words: tuple[str, ...]) -> None:
+def run(
+    ctx: click.Context,
+    only: str | None,
+    profile: str | None,
+    nodes: int | None,
+    fixed: dict[str, int],
+    words: tuple[str, ...],
+) -> None:
     """Bring a stack up, run a command with its addresses, take the stack down; the exit code is the command's."""
     layout = _layout(ctx)
     try:
-        _up(layout, Request(dict(os.environ), only, profile, fixed))
+        _up(layout, Request(dict(os.environ), only, profile, fixed, nodes))
         try:
             code = subprocess.run(words, env={**os.environ, **_variables(layout, False)}, check=False).returncode  # noqa: S603 - no shell
         except OSError as error:

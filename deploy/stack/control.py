@@ -8,7 +8,7 @@ from typing import Any
 from deploy.stack import database, orphans, readiness
 from deploy.stack.environment import KAFKA, OWNER, REGISTRY
 from deploy.stack.errors import StackError
-from deploy.stack.layout import Layout, read_env
+from deploy.stack.layout import Layout, Remembered, read_env
 from deploy.stack.programs import INFRA, NEWSWIRE, PROCESS_STOP_S
 from deploy.stack.report import Report
 from deploy.stack.supervision import UP, State, Supervisor
@@ -71,7 +71,9 @@ def _settings(layout: Layout) -> Any:
 def _probes(layout: Layout) -> Mapping[str, readiness.Probe]:
     values = {**read_env(layout.stack_env), **read_env(layout.process_env)}
     return readiness.infra_probes(
-        {name: values.get(name, "") for name in (KAFKA, REGISTRY, OWNER)}, values.get("NEWSWIRE_INBOX_URL", "")
+        {name: values.get(name, "") for name in (KAFKA, REGISTRY, OWNER)},
+        values.get("NEWSWIRE_INBOX_URL", ""),
+        Remembered.load(layout).nodes,
     )
 
 

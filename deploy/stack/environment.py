@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from deploy.stack.errors import StackError
 from deploy.stack.layout import Layout, Remembered, write_file
+from deploy.stack.ports import brokers
 
 KAFKA, REGISTRY, OWNER = "KAFKA_BOOTSTRAP_SERVERS", "SCHEMA_REGISTRY_URL", "NEWSWIRE_OWNER_DATABASE_URL"
 SERVERS: Mapping[str, str] = {KAFKA: "kafka", REGISTRY: "registry", OWNER: "postgres"}
@@ -23,16 +24,19 @@ ROLES = ("newswire_sinks", "newswire_streams", "newswire_projections", "newswire
 TUNABLE = (
     "NEWSWIRE_ALERT_CHUNKS",
     "NEWSWIRE_CONSENT_LAG_S",
+    "NEWSWIRE_INSTANCE_ID",
     "NEWSWIRE_LEASE_S",
     "NEWSWIRE_LOG_LEVEL",
     "NEWSWIRE_NEWSLETTER_CHUNKS",
     "NEWSWIRE_PROVIDER_TIMEOUT_S",
     "NEWSWIRE_SCORING_TIMEOUT_S",
+    "NEWSWIRE_SESSION_TIMEOUT_S",
     "NEWSWIRE_SHARDS",
     "NEWSWIRE_SNAPSHOT_INTERVAL_S",
+    "NEWSWIRE_SWEEP_INTERVAL_S",
 )
-"""Settings that `up` takes over from its environment. Addresses and secrets are not among them: a shell that has read
-another stack's files must not lead this one there."""
+"""Settings that `up` takes over from its profile, and before that from its environment. Addresses and secrets are not
+among them: a shell that has read another stack's files must not lead this one there."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def endpoint(address: str) -> str:
 def addresses(ports: Mapping[str, int], own: Mapping[str, str], password: str) -> dict[str, str]:
     """Return the three servers' addresses, own ones where they are given."""
     return {
-        KAFKA: f"127.0.0.1:{ports['kafka']}",
+        KAFKA: ",".join(f"127.0.0.1:{ports[name]}" for name in brokers(ports)),
         REGISTRY: f"http://127.0.0.1:{ports['registry']}/apis/ccompat/v7",
         OWNER: f"postgresql://postgres:{password}@127.0.0.1:{ports['postgres']}/postgres",
         **own,
@@ -127,6 +131,8 @@ def process_env(
         "NEWSWIRE_EDGE_PORT": str(ports["edge"]),
         "NEWSWIRE_SCORING_URL": f"{sandbox}/score",
         "NEWSWIRE_SES_ENDPOINT_URL": f"{sandbox}/ses",
+        "NEWSWIRE_SNS_TOPICS": "arn:aws:sns:eu-west-1:000000000000:newswire-ses",
+        "NEWSWIRE_SNS_SANDBOX_URL": f"{sandbox}/ses/",
         "NEWSWIRE_SLACK_BASE_URL": f"{sandbox}/slack/api/",
         "NEWSWIRE_SLACK_TOKEN": "xoxb-sandbox",
         "NEWSWIRE_DISCORD_BASE_URL": f"{sandbox}/discord/api/v10",
@@ -135,6 +141,8 @@ def process_env(
         "NEWSWIRE_LIVE": "false",
         "NEWSWIRE_STATE_DIR": str(layout.state),
     }
+    if len(brokers(ports)) > 1:
+        values["NEWSWIRE_REPLICATION_FACTOR"] = str(len(brokers(ports)))
     if layout.failpoints.is_file():
         values["NEWSWIRE_FAILPOINTS"] = f"@{layout.failpoints}"
     return {**values, **{name: environ[name] for name in TUNABLE if environ.get(name)}}

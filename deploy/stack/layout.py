@@ -65,7 +65,11 @@ class Layout:
     @property
     def kafka(self) -> Path:
         """Kafka's log directory."""
-        return self.home / "kafka"
+        return self.kafka_of("kafka")
+
+    def kafka_of(self, broker: str) -> Path:
+        """Return the log directory of one of Kafka's nodes."""
+        return self.home / broker
 
     @property
     def registry(self) -> Path:
@@ -169,6 +173,8 @@ class Remembered:
 
     profile: str = "demo"
     only: str = "all"
+    nodes: int = 1
+    """How many nodes Kafka has; it stays so while the home has data."""
     ports: dict[str, int] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
     """By environment variable, the address of each server that this stack runs itself."""

@@ -39,6 +39,7 @@ class Request:
     only: str | None = None
     profile: str | None = None
     fixed_ports: Mapping[str, int] = field(default_factory=dict)
+    nodes: int | None = None
 
 
 class Up:
@@ -77,6 +78,13 @@ class Up:
         request, known = self.request, self.remembered
         known.profile = request.profile or known.profile
         known.only = request.only or "all"
+        nodes = request.nodes or known.nodes
+        if nodes != known.nodes and (self.layout.kafka / "meta.properties").is_file():
+            raise StackError(
+                f"Kafka in {self.layout.home} has {known.nodes} {'node' if known.nodes == 1 else 'nodes'} and data: "
+                f"run `make clean` before giving it {nodes} (that removes the stack's data), or choose another --home."
+            )
+        known.nodes = nodes
         if known.profile not in servers.PROFILES:
             raise StackError(f"{known.profile} is no profile: use one of {', '.join(servers.PROFILES)}.")
         self.profile = servers.PROFILES[known.profile]
@@ -84,7 +92,7 @@ class Up:
         known.save(self.layout)
         if shutil.disk_usage(self.layout.home).free < FREE_BYTES:
             raise StackError(f"less than 500 MB is free in {self.layout.home}: make room, then run it again.")
-        if known.profile == "test":
+        if self.profile.failpoints:
             self.layout.failpoints.touch()
         self.secrets = environment.Secrets.of(self.layout)
         neighbours = [*self.layout.nested(), Layout(self.layout.home.parent), *Layout(self.layout.home.parent).nested()]
@@ -111,7 +119,7 @@ class Up:
     def _choose_ports(self) -> None:
         states = self.supervisor.states()
         running = {name for name, state in states.items() if state.pid}
-        keep = {port for port in ports.DEFAULTS if port.split("-")[0] in running}
+        keep = {port for port in (*ports.DEFAULTS, *ports.MORE_NODES) if port.split("-")[0] in running}
         choice = ports.choose(
             self.remembered.ports,
             self.request.fixed_ports,
@@ -119,6 +127,7 @@ class Up:
             reservations=artifacts.cache_folder(self.request.environ) / "ports.json",
             owner=str(self.layout.home),
             first_step=self.profile.first_step,
+            nodes=self.remembered.nodes,
         )
         self.remembered.ports = choice.ports
         for note in choice.notes:
@@ -132,7 +141,8 @@ class Up:
         with self.report.step("storage", "prepared") if first else nullcontext(), ThreadPoolExecutor(2) as pool:
             made = pool.submit(database.prepare, self.layout, postgres, self.secrets.superuser_password) if postgres else None
             if jars is not None and "kafka" not in own:
-                servers.format_kafka(self.layout, jars, self.layout.run / "kafka.properties")
+                for name in ports.brokers(self.remembered.ports):  # the first one's id is the cluster's
+                    servers.format_kafka(self.layout, jars, self.layout.run / f"{name}.properties", name)
             postgres = made.result() if made else None
         return programs.infra(self.layout, self.remembered.ports, jars, postgres, own)
 
@@ -144,7 +154,8 @@ class Up:
         self.servers = {**addresses, **self.own}
         name = environment.database_name(known.profile)
         clients = environment.stack_env(self.servers, known.ports, self.secrets, name)
-        processes = environment.process_env(self.layout, self.servers, known.ports, self.secrets, name, self.request.environ)
+        environ = {**self.profile.settings, **self.request.environ}
+        processes = environment.process_env(self.layout, self.servers, known.ports, self.secrets, name, environ)
         return environment.write_files(self.layout, clients, processes)
 
     def _stop_newswire_for_new_settings(self) -> None:
@@ -158,7 +169,9 @@ class Up:
         before = self.supervisor.states()
         for program in infra:
             self.supervisor.start(program.name, INFRA)
-        probes = readiness.infra_probes(self.servers, f"http://127.0.0.1:{self.remembered.ports['sandbox']}/")
+        own_kafka = KAFKA in self.own  # whose nodes are not ours to count
+        nodes = 1 if own_kafka else self.remembered.nodes
+        probes = readiness.infra_probes(self.servers, f"http://127.0.0.1:{self.remembered.ports['sandbox']}/", nodes)
         then: dict[str, tuple[str, Callable[[], str]]] = {}
         if self.remembered.only == "all":
             then = {
@@ -277,6 +290,8 @@ def _explained(what: str, action: Callable[[], Any]) -> Any:
 def _where(name: str, addresses: Mapping[str, str], chosen: Mapping[str, int]) -> str:
     if name == "kafka":
         return addresses[KAFKA]
+    if name in ports.BROKERS:
+        return f"127.0.0.1:{chosen[name]}"
     if name == "registry":
         return addresses[REGISTRY]
     return environment.endpoint(addresses[OWNER]) if name == "postgres" else f"127.0.0.1:{chosen[name]}"

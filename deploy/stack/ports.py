@@ -25,6 +25,17 @@ DEFAULTS: Mapping[str, int] = {
 }
 """Usual port of each server; each tries its own plus 100, 200 and so on when it is taken."""
 
+MORE_NODES: Mapping[str, int] = {
+    "kafka-2": 9094,
+    "kafka-controller-2": 9095,
+    "kafka-3": 9096,
+    "kafka-controller-3": 9097,
+}
+"""The same of the second and third node of Kafka, in a stack that has three."""
+
+BROKERS = ("kafka", "kafka-2", "kafka-3")
+"""Programs that are Kafka; a stack has the first of them, or all."""
+
 STEP = 100
 HIGHEST = 32_000
 """Ports above it are handed to outgoing connections by the kernel, so a server might not get its port back."""
@@ -37,6 +48,16 @@ class Choice:
 
     ports: dict[str, int]
     notes: list[str]
+
+
+def brokers(ports: Collection[str]) -> list[str]:
+    """Return the nodes of Kafka that a stack with these ports has."""
+    return [name for name in BROKERS if name in ports]
+
+
+def controller_of(broker: str) -> str:
+    """Return the name of the port of a node's controller."""
+    return broker.replace("kafka", "kafka-controller", 1)
 
 
 def is_free(port: int) -> bool:
@@ -59,8 +80,9 @@ def choose(
     reservations: Path,
     owner: str,
     first_step: int = 0,
+    nodes: int = 1,
 ) -> Choice:
-    """Return a port for each server of DEFAULTS.
+    """Return a port for each server of DEFAULTS, and with three nodes for each of MORE_NODES.
 
     `fixed` are demanded ports: StackError when one is taken. `keep` names servers that run now, whose ports are theirs.
     Else a remembered port is used while it is free, else the first free one, beginning `first_step` steps above the default.
@@ -72,7 +94,8 @@ def choose(
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         others = _others(file.read(), owner)
-        for name, default in DEFAULTS.items():
+        wanted = {**DEFAULTS, **(MORE_NODES if nodes > 1 else {})}
+        for name, default in wanted.items():
             if name in keep and name in remembered:
                 if name in fixed and fixed[name] != remembered[name]:
                     raise StackError(

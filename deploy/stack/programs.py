@@ -9,6 +9,7 @@ from pathlib import Path
 from deploy.stack import database
 from deploy.stack.artifacts import Artifacts
 from deploy.stack.layout import CHECKOUT, Layout
+from deploy.stack.ports import BROKERS, brokers
 
 INFRA, NEWSWIRE = "infra", "newswire"
 """The two groups: servers, and Newswire's own processes."""
@@ -53,7 +54,9 @@ PROCESSES = (
     Process("alerts", URGENT, "decides who gets an alert", "alerts"),
     Process("fanout-urgent", URGENT, "makes deliveries of decided alerts", "fanout-urgent"),
     *(_sink(channel, "urgent") for channel in ("ses", "slack", "discord", "webhook")),
-    Process("edge", URGENT, "serves the unsubscribe page and one-click unsubscribing"),
+    Process("edge", URGENT, "serves unsubscribing and what providers call back"),
+    Process("feedback", MIDDLE, "turns what providers report into states and suppressed addresses", "sink.feedback"),
+    Process("guard", MIDDLE, "brakes sources that come back, lets go what was held, edits what was retracted"),
     Process("approval", MIDDLE, "scores publications, approves or rejects them", "approval"),
     Process("ticker", MIDDLE, "writes one tick a minute", "ticker"),
     Process("newsletters", BULK, "decides who gets an issue, and with what in it", "newsletters"),
@@ -66,7 +69,8 @@ PROCESSES = (
 PROCESS_STOP_S = 11
 """Longest time that a process may take to end its calls and commit; with the servers' the stack is down within 20 s."""
 
-INFRA_NAMES = ("postgres", "kafka", "registry", "sandbox")
+INFRA_NAMES = ("postgres", *BROKERS, "registry", "sandbox")
+"""Every server; a stack of one node has the first of Kafka's only."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ def infra(
         # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave.
         programs.append(Program("postgres", INFRA, command, Path("/"), postgres.user, stop_signal="INT"))
     if artifacts is not None:
-        for name in ("kafka", "registry"):
-            if name not in own:
+        for name in (*brokers(ports), "registry"):
+            if name not in own and not ("kafka" in own and name in BROKERS):
                 programs.append(Program(name, INFRA, (str(artifacts.java), f"@{layout.run / name}.args"), layout.home))
     command = (sys.executable, "-m", "deploy.sandbox", "--port", str(ports["sandbox"]), "--journal", str(layout.sandbox))
     programs.append(Program("sandbox", INFRA, command, CHECKOUT))

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deploy.stack.environment import KAFKA, OWNER, REGISTRY
+from deploy.stack.ports import BROKERS
 
 TIMEOUT_S = 2
 """Longest wait for one answer; it is asked again until the program's own time is over."""
@@ -16,25 +17,28 @@ TIMEOUT_S = 2
 Probe = Callable[[], bool]
 
 
-def infra_probes(servers: Mapping[str, str], inbox_url: str) -> dict[str, Probe]:
-    """Return by program the question whether a server answers."""
+def infra_probes(servers: Mapping[str, str], inbox_url: str, nodes: int = 1) -> dict[str, Probe]:
+    """Return by program the question whether a server answers; Kafka answers when all nodes of this stack are in it."""
+    kafka = lambda: kafka_answers(servers[KAFKA], nodes)  # noqa: E731 - one question for all of its programs
     return {
+        **dict.fromkeys(BROKERS[1:], kafka),
         "postgres": lambda: postgres_answers(servers[OWNER]),
-        "kafka": lambda: kafka_answers(servers[KAFKA]),
+        "kafka": kafka,
         "registry": lambda: http_answers(f"{servers[REGISTRY].rstrip('/')}/subjects", list),
         "sandbox": lambda: http_answers(f"{inbox_url.rstrip('/')}/health", object),
     }
 
 
-def kafka_answers(bootstrap_servers: str) -> bool:
-    """Whether a broker tells its cluster's metadata, with itself in it."""
+def kafka_answers(bootstrap_servers: str, nodes: int = 1) -> bool:
+    """Whether a broker tells its cluster's metadata, with at least so many brokers in it."""
     if not any(_connects(address) for address in bootstrap_servers.split(",")):
         return False
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
     try:
-        return bool(AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0}).list_topics(timeout=TIMEOUT_S).brokers)
+        admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+        return len(admin.list_topics(timeout=TIMEOUT_S).brokers) >= nodes
     except KafkaException:
         return False
 

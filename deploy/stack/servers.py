@@ -4,13 +4,14 @@ import base64
 import shutil
 import subprocess
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.stack.artifacts import HERE, Artifacts
 from deploy.stack.errors import StackError
 from deploy.stack.layout import Layout, write_file
+from deploy.stack.ports import brokers, controller_of
 
 COMMON = (
     "-XX:+UseSerialGC",
@@ -32,24 +33,46 @@ class Profile:
     java: tuple[str, ...] = QUICK
     first_step: int = 0
     """Steps above the default ports, so that a stack of tests leaves those free."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the processes that differ from their defaults."""
+    failpoints: bool = False
+    """Whether the processes read the home's file of failpoints."""
 
+
+IMPATIENT = {
+    "NEWSWIRE_INSTANCE_ID": "only",  # a process that is killed and comes back keeps its partitions, nobody waits for a session
+    "NEWSWIRE_LEASE_S": "4",
+    "NEWSWIRE_NEWSLETTER_CHUNKS": "1",
+    "NEWSWIRE_PROVIDER_TIMEOUT_S": "1.5",
+    "NEWSWIRE_SESSION_TIMEOUT_S": "6",
+    "NEWSWIRE_SHARDS": "4",
+    "NEWSWIRE_SNAPSHOT_INTERVAL_S": "2",
+    "NEWSWIRE_SWEEP_INTERVAL_S": "0.3",
+}
+"""What a process waits for when another has died is made short, so that a run with faults takes seconds."""
 
 PROFILES: Mapping[str, Profile] = {
     "demo": Profile(),
-    "test": Profile(first_step=10),
+    "test": Profile(kafka_heap_mb=1024, first_step=10, failpoints=True),
+    "fault": Profile(first_step=30, settings=IMPATIENT, failpoints=True),
     "bench": Profile(kafka_heap_mb=1024, java=(), first_step=20),
 }
 
 
-def kafka_properties(data: Path, port: int, controller_port: int) -> str:
-    """Return the configuration of a single node that is broker and controller."""
+def kafka_properties(data: Path, port: int, controller_port: int, node: int = 1, voters: Sequence[int] = ()) -> str:
+    """Return the configuration of a node that is broker and controller; `voters` are the controllers' ports of all nodes.
+
+    With three nodes every record is on all of them and acknowledged by two, so that one may be lost.
+    """
+    voters = voters or (controller_port,)
+    copies, acknowledged = (3, 2) if len(voters) > 1 else (1, 1)
     settings = {
         "process.roles": "broker,controller",
-        "node.id": 1,
+        "node.id": node,
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
         "controller.listener.names": "CONTROLLER",
-        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+        "controller.quorum.voters": ",".join(f"{number}@127.0.0.1:{one}" for number, one in enumerate(voters, 1)),
         "log.dirs": data,
         # Topics are made from the catalogue only.
         "auto.create.topics.enable": "false",
@@ -60,11 +83,12 @@ def kafka_properties(data: Path, port: int, controller_port: int) -> str:
         "offsets.topic.num.partitions": 4,
         "transaction.state.log.num.partitions": 4,
         "share.coordinator.state.topic.num.partitions": 1,
-        "offsets.topic.replication.factor": 1,
-        "transaction.state.log.replication.factor": 1,
-        "transaction.state.log.min.isr": 1,
-        "share.coordinator.state.topic.replication.factor": 1,
-        "share.coordinator.state.topic.min.isr": 1,
+        "min.insync.replicas": acknowledged,
+        "offsets.topic.replication.factor": copies,
+        "transaction.state.log.replication.factor": copies,
+        "transaction.state.log.min.isr": acknowledged,
+        "share.coordinator.state.topic.replication.factor": copies,
+        "share.coordinator.state.topic.min.isr": acknowledged,
         # After kill -9 a broker is let in again only when its old session is over, 9 s by default.
         "broker.session.timeout.ms": 3_000,
         "broker.heartbeat.interval.ms": 500,
@@ -123,20 +147,28 @@ def argument_file(arguments: list[str]) -> str:
     return "".join('"' + argument.replace("\\", "\\\\").replace('"', '\\"') + '"\n' for argument in arguments)
 
 
-def format_kafka(layout: Layout, artifacts: Artifacts, properties: Path) -> bool:
-    """Prepare Kafka's data folder once; return whether it was done now. StackError when it cannot be."""
-    if (layout.kafka / "meta.properties").is_file():
+def format_kafka(layout: Layout, artifacts: Artifacts, properties: Path, broker: str = "kafka") -> bool:
+    """Prepare a node's data folder once; return whether it was done now. StackError when it cannot be."""
+    data = layout.kafka_of(broker)
+    if (data / "meta.properties").is_file():
         return False
-    shutil.rmtree(layout.kafka, ignore_errors=True)
+    if any(data.glob("*")):
+        shutil.rmtree(data, ignore_errors=True)
     profile = PROFILES["demo"]
     quiet = f"-Dlog4j2.configurationFile={HERE / 'log4j2-tools.properties'}"
     tool = ["-Xmx128m", *_java(artifacts, profile, "kafka"), quiet, "-cp", artifacts.kafka_classpath, "kafka.tools.StorageTool"]
-    _java_tool(artifacts, [*tool, "format", "-t", _cluster_id(), "-c", str(properties)])
+    _java_tool(artifacts, [*tool, "format", "-t", _cluster_id(layout), "-c", str(properties)])
     return True
 
 
-def _cluster_id() -> str:
-    """Return a random id as Kafka's random-uuid makes them: 16 bytes in base64url, without a leading minus."""
+def _cluster_id(layout: Layout) -> str:
+    """Return the cluster's id: that of the first node, else a random one as Kafka's random-uuid makes them.
+
+    Those are 16 bytes in base64url, without a leading minus.
+    """
+    first = layout.kafka / "meta.properties"
+    if first.is_file():
+        return next(line.partition("=")[2] for line in first.read_text().splitlines() if line.startswith("cluster.id="))
     while True:
         text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if not text.startswith("-"):
@@ -153,10 +185,14 @@ def _java_tool(artifacts: Artifacts, arguments: list[str]) -> None:
 
 
 def write_argument_files(layout: Layout, artifacts: Artifacts, profile: Profile, ports: Mapping[str, int]) -> None:
-    """Write Kafka's configuration and both argument files into the home."""
-    properties = layout.run / "kafka.properties"
-    write_file(properties, kafka_properties(layout.kafka, ports["kafka"], ports["kafka-controller"]))
-    write_file(layout.run / "kafka.args", argument_file(kafka_arguments(artifacts, profile, properties)))
+    """Write the configuration and the argument files of Kafka's nodes and the registry into the home."""
+    nodes = brokers(ports)
+    voters = [ports[controller_of(name)] for name in nodes]
+    for number, name in enumerate(nodes, 1):
+        properties = layout.run / f"{name}.properties"
+        data = layout.kafka_of(name)
+        write_file(properties, kafka_properties(data, ports[name], voters[number - 1], number, voters))
+        write_file(layout.run / f"{name}.args", argument_file(kafka_arguments(artifacts, profile, properties)))
     database = layout.registry / "registry"
     registry = registry_arguments(artifacts, profile, database, ports["registry"], ports["registry-management"])
     write_file(layout.run / "registry.args", argument_file(registry))

@@ -10,6 +10,7 @@ from rich.table import Table
 from deploy.stack.environment import SERVERS
 from deploy.stack.layout import Layout, Remembered, read_env
 from deploy.stack.orphans import memory_bytes
+from deploy.stack.ports import BROKERS, brokers
 from deploy.stack.programs import INFRA_NAMES, PROCESSES
 from deploy.stack.supervision import Endings, Supervisor
 
@@ -67,7 +68,8 @@ def rows(layout: Layout) -> list[Row]:
 
 def _expected(layout: Layout, remembered: Remembered) -> list[tuple[str, str]]:
     own = {program for variable, program in SERVERS.items() if variable not in remembered.addresses}
-    names = [(name, "infra") for name in INFRA_NAMES if name not in own]
+    nodes = brokers(remembered.ports) if "kafka" not in own else []
+    names = [(name, "infra") for name in INFRA_NAMES if name not in own and (name not in BROKERS or name in nodes)]
     if remembered.only == "all":
         names += [(process.name, "newswire") for process in PROCESSES]
     return names if layout.exists() else []

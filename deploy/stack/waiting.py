@@ -75,5 +75,7 @@ def _is_ready(process: Process, state: State | None, stable: set[str], settings:
         return readiness.http_answers(f"http://127.0.0.1:{settings.edge_port}/health", object)
     if process.consumer_group is not None:
         return f"{settings.topic_prefix}.{process.consumer_group}" in stable
-    setting, statement = process.statement or ("", "")
+    if process.statement is None:
+        return True  # nobody can see more of it than that it runs
+    setting, statement = process.statement
     return readiness.database_says(getattr(settings, setting), statement)

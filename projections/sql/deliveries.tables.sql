@@ -41,6 +41,7 @@ create table deliveries (
     delivery_id text collate "C" not null,
     source_id text collate "C" not null,
     subscriber_id uuid not null,
+    attempt integer not null default 0, -- whose outcome the state is; 0 before there is one, and when there was no call
     state smallint not null,            -- core.names.STATE_RANK
     channel text not null,
     reason text,

@@ -13,7 +13,7 @@ select d.delivery_id,
   from deliveries d
   join sources s on s.source_id = d.source_id;
 
-comment on view api.deliveries is 'One row a delivery that was decided; its state is the highest that was reported.';
+comment on view api.deliveries is 'One row a delivery that was decided; its state is the highest that was reported of its latest attempt.';
 
 create or replace view api.gated as
 select source_id, subscriber_id, channel, reason from gated;

@@ -139,7 +139,10 @@ def test_encrypted_fields_are_the_personal_ones() -> None:
     assert found == {
         ("AudienceDecided", "chosen.address"),
         ("ChannelLinked", "address"),
+        ("ComplaintReceived", "address"),
+        ("DeliveryBounced", "address"),
         ("DeliveryRequested", "address"),
+        ("EndpointDisabled", "address"),
         ("SubscriberRegistered", "name"),
     }
 

@@ -185,6 +185,25 @@ def test_stops_and_resumes(world: World) -> None:
     assert world.run("stop", "all", "slack", "--reason", "x").code == 2
 
 
+def test_stops_a_source_that_exists_and_lists_what_is_stopped(world: World) -> None:
+    """A newsletter, a slot of it or an alert; a typing error is refused, because it would stop nothing."""
+    newsletter = f"stopped-{uuid.uuid4().hex[:6]}"
+    definition = {"newsletter_id": newsletter, "name": "N", "from_address": "n@example.org", "postal_address": "1 Street"}
+    assert world.run("newsletter", "define", "-", given=json.dumps(definition)).code == 0
+    alert = str(uuid.uuid4())
+    for source in (newsletter, f"{newsletter}@2026-11-22T09:00Z", alert):
+        assert world.run("stop", "source", source, "--reason", "wrong data").rows[0]["control_id"] == f"source/{source}"
+    listed = {row["control_id"]: row for row in world.run("stops").rows}
+    assert {f"source/{newsletter}", f"source/{newsletter}@2026-11-22T09:00Z", f"source/{alert}"} <= listed.keys()
+    assert (listed[f"source/{alert}"]["reason"], listed[f"source/{alert}"]["changed_by"]) == ("wrong data", "cli")
+    for source in (newsletter, f"{newsletter}@2026-11-22T09:00Z", alert):
+        assert world.run("resume", "source", source, "--reason", "mended").code == 0
+    assert not listed.keys() & {row["control_id"] for row in world.run("stops").rows}
+    refused = world.run("stop", "source", newsletter[:-1], "--reason", "wrong data")
+    assert refused.code != 0
+    assert newsletter in refused.error
+
+
 def test_subscribes_by_options_and_finds_by_address(world: World) -> None:
     """The same address is the same person, however it is written; addresses and names are encrypted in the log."""
     mail = f"Ada.{uuid.uuid4().hex[:6]}@Example.org"
@@ -289,6 +308,12 @@ def test_changes_a_subscriber(world: World) -> None:
     with world.keys() as keys:
         assert one not in keys.find_by_address("slack", "C024BE91L")
         assert one in keys.find_by_address("slack", "C024BE92M")
+    secret, before = ("whsec_" + letter * 32 for letter in "bc")
+    hook = ("--channel", "webhook", "--address", "https://example.org/h", "--secret", secret, "--previous-secret", before)
+    assert world.run("link", one, *hook).code == 0
+    with world.keys() as keys:
+        sealed = of(world, one)[-1].value["address"]
+        assert json.loads(keys.decrypt(one, "address.webhook", sealed))["previous_secret"] == before
     assert world.run("unlink", one, "--channel", "slack").code == 0
     assert world.run("unsubscribe", one, "--newsletter", "daily").code == 0
     assert [event.name for event in of(world, one)[-2:]] == ["ChannelUnlinked", "SubscriberUnsubscribed"]

@@ -79,6 +79,23 @@ def test_accounting_counts_every_state_apart(scratch):
 
 
 @deliveries
+def test_the_outcome_of_a_later_attempt_counts(scratch):
+    """What failed and was given back by hand is what it then came to, in whatever order the reports are read."""
+    failed = status("DeliveryFailed", 1, "email", reason="rejected", after_s=1)
+    sent = status("DeliverySent", 1, "email", after_s=60, attempt=3)
+    suppressed = status("DeliverySuppressed", 1, "email", reason="unsubscribed", after_s=30, attempt=2)
+    for reports in ([failed, suppressed, sent], [sent, failed, suppressed]):
+        scratch.empty()
+        scratch.apply([decided([(1, "email")], [], population=1)])
+        for report in reports:
+            scratch.apply([report])
+        (row,) = scratch.view("accounting")
+        assert (row["sent"], row["failed"], row["suppressed"], row["balance"]) == (1, 0, 0, 0)
+        (delivery,) = scratch.view("deliveries")
+        assert (delivery["state"], delivery["reason"]) == ("sent", None)
+
+
+@deliveries
 def test_what_was_never_fanned_out_is_a_skip_once_it_has_expired(scratch):
     """Nobody sends it any more, so it counts as expired at the stage fanout; the balance still holds."""
     scratch.apply([decided([(1, "email"), (2, "email")])])

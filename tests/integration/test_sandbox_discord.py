@@ -113,6 +113,13 @@ async def test_replies_fit_discords_description(sandbox: SandboxProcess) -> None
     check("MessageResponse", listed[0])
     _, one, _ = await raw(sandbox, "GET", f"{CHANNEL}/messages/{created['id']}")
     check("MessageResponse", one)
+    assert (created["nonce"], "nonce" in one, "nonce" in listed[0]) == ("abc", False, False), "Discord keeps no nonce"
+    _, channel, _ = await raw(sandbox, "GET", str(CHANNEL))
+    check("GuildChannelResponse", channel)
+    assert channel["last_message_id"] == created["id"]
+    _, me, _ = await raw(sandbox, "GET", "../users/@me")
+    check("UserPIIResponse", me)
+    assert me["id"] == created["author"]["id"]
     status, missing, _ = await raw(sandbox, "PATCH", f"{CHANNEL}/messages/1", {"content": "y"})
     assert (status, missing["code"]) == (404, 10008)
     check("ErrorResponse", missing)

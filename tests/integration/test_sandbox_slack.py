@@ -91,6 +91,20 @@ async def test_history_survives_a_restart(slack: AsyncWebClient, sandbox: Sandbo
     other.stop()
 
 
+async def test_a_users_messages_are_in_a_conversation_of_their_own(slack: AsyncWebClient) -> None:
+    """Posting to a user's id answers with the direct message's id, under which alone the history is."""
+    posted = await slack.chat_postMessage(channel="U000000001", text="hello", metadata=metadata("d1"))
+    opened = await slack.conversations_open(users="U000000001")
+    assert posted["channel"] == opened["channel"]["id"] == "D000000001"
+    history = await slack.conversations_history(channel=posted["channel"])
+    assert [m["ts"] for m in history["messages"]] == [posted["ts"]]
+    assert (await slack.chat_update(channel=posted["channel"], ts=posted["ts"], text="bye"))["ok"]
+    with pytest.raises(SlackApiError, match="channel_not_found"):
+        await slack.conversations_history(channel="U000000001")
+    with pytest.raises(SlackApiError, match="user_not_found"):
+        await slack.conversations_open(users="nobody")
+
+
 async def test_updates_a_message(slack: AsyncWebClient, sandbox: SandboxProcess) -> None:
     """An edit changes the message and is no second delivery."""
     ts = (await slack.chat_postMessage(channel="C1", text="before", metadata=metadata("d1")))["ts"]

@@ -1,5 +1,6 @@
 """The consent process on a real broker and PostgreSQL: the table is the fold of the logs, and says how current it is."""
 
+import contextlib
 import threading
 import time
 import uuid
@@ -14,6 +15,7 @@ from core.errors import SetupError
 from schemas.partition import partition_for
 from schemas.records import Record
 from sinks.applier import Applier
+from sinks.consent import address_mark
 from tests.fix_stack import Stack
 from tests.sinks_kit import SHARDS, World, wait_for, world
 
@@ -30,6 +32,13 @@ def sinks(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
 @pytest.fixture
 def applier(sinks: World) -> Iterator[Applier]:
     """The consent process in a thread."""
+    with running(sinks) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def running(sinks: World) -> Iterator[Applier]:
+    """The consent process in a thread, from here on."""
     one = Applier(sinks.settings)
     thread = threading.Thread(target=one.run)
     thread.start()
@@ -68,10 +77,25 @@ def test_keeps_the_table_as_the_logs_say(sinks: World, applier: Applier) -> None
     wait_for(lambda: barred(sinks, one) == {"/nl:daily": "unsubscribed", "/ch:slack": "unlinked"}, "the bars")
     wait_for(lambda: barred(sinks, erased) == {"": "erased"}, "the erasure")
     sinks.change("PreferencesChanged", one, newsletters=["daily", "weekly"], changed_at=datetime.now(UTC))
-    sinks.change("ChannelVerified", one, channel="slack", method="operator", verified_at=datetime.now(UTC))
-    wait_for(lambda: barred(sinks, one) == {"/nl": ["daily", "weekly"]}, "the list")
+    wait_for(lambda: barred(sinks, one) == {"/nl": ["daily", "weekly"], "/ch:slack": "unlinked"}, "the list")
     unsubscribe(sinks, one, "all", None)
-    wait_for(lambda: barred(sinks, one) == {"/nl": [], "/alerts": "unsubscribed"}, "the end of everything")
+    wait_for(lambda: barred(sinks, one).get("/nl") == [], "the end of everything")
+    assert barred(sinks, one) == {"/nl": [], "/alerts": "unsubscribed", "/ch:slack": "unlinked"}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_spares_an_address_that_was_linked_again(sinks: World, together: bool) -> None:
+    """The bar stays for what carries the old address, whether the two events come in one batch or not."""
+    one = str(uuid.uuid4())
+    sinks.keys.create([one])
+    address = sinks.keys.encrypt(one, "address.slack", b"C0123456")
+    sinks.change("ChannelUnlinked", one, channel="slack", reason="requested", unlinked_at=datetime.now(UTC))
+    if not together:
+        with running(sinks):
+            wait_for(lambda: barred(sinks, one) == {"/ch:slack": "unlinked"}, "the unlinking")
+    sinks.change("ChannelLinked", one, channel="slack", address=address, linked_at=datetime.now(UTC))
+    with running(sinks):
+        wait_for(lambda: barred(sinks, one) == {"/ch:slack": [address_mark(address)]}, "the new address")
 
 
 def test_says_how_current_it_is(sinks: World, applier: Applier) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from core.errors import Unavailable
 from runtime.settings import Settings
+from sinks.consent import address_mark
 from sinks.delivery import Delivery
 from sinks.ledger import Ledger, Pool, Result, open_pool
 from tests.fix_stack import Stack
@@ -141,23 +142,27 @@ async def test_suppresses_whoever_is_barred_without_a_claim(ledger: Ledger, data
 
 
 async def test_suppresses_an_alert_by_its_own_subjects(ledger: Ledger, database: Database) -> None:
-    """A cancelled alert, an alert about a retracted publication, a stopped source; a newsletter is not touched by pub:."""
-    cancelled, about, stopped = (
-        delivery(source_kind="alert", source_id=str(uuid.uuid4()), newsletter_id=None, items=items)
-        for items in ([], [{"publication_id": "p1"}], [])
-    )
+    """A cancelled alert; a stopped source is claimed, to be parked, and a newsletter is not touched by pub:."""
+    cancelled, stopped = (delivery(source_kind="alert", source_id=str(uuid.uuid4()), newsletter_id=None) for _ in range(2))
     newsletter = delivery(items=[{"publication_id": "p1"}])
     database.bar(f"alert:{cancelled.source_id}", "retracted")
     database.bar("pub:p1", "retracted")
     database.bar(f"stop:src:{stopped.source_id}", "stopped")
-    claims = await ledger.claim([cancelled, about, stopped, newsletter], 0.0)
+    claims = await ledger.claim([cancelled, stopped, newsletter], 0.0)
     assert claims is not None
-    assert {s.uuid: s.reason for s in claims.settled} == {
-        cancelled.uuid: "retracted",
-        about.uuid: "retracted",
-        stopped.uuid: "stopped",
-    }
-    assert [d.uuid for d in claims.claimed] == [newsletter.uuid]
+    assert {s.uuid: s.reason for s in claims.settled} == {cancelled.uuid: "retracted"}
+    assert {d.uuid for d in claims.claimed} == {stopped.uuid, newsletter.uuid}
+
+
+async def test_an_address_linked_since_the_unlinking_is_not_barred(ledger: Ledger, database: Database) -> None:
+    """Deliveries that carry the old address stay suppressed."""
+    subscriber = str(uuid.uuid4())
+    old, new = (delivery(subscriber, address=b"\x01" + bytes([n]) * 40) for n in (1, 2))
+    database.bar(f"sub:{subscriber}/ch:email", "unlinked", except_for=[address_mark(new.request["address"])])
+    claims = await ledger.claim([old, new], 0.0)
+    assert claims is not None
+    assert {s.uuid: s.reason for s in claims.settled} == {old.uuid: "unlinked"}
+    assert [d.uuid for d in claims.claimed] == [new.uuid]
 
 
 async def test_suppresses_what_is_past_not_after(ledger: Ledger) -> None:
@@ -230,6 +235,9 @@ async def test_turns_an_ended_lease_into_unknown_and_a_late_outcome_replaces_it(
     assert {(s.uuid, s.state, s.reason) for s in settled} == {(sent.uuid, "sent", None), (lost.uuid, "unknown", "lease_expired")}
     assert database.row(sent)["state"] == "sent"
     assert database.row(sent)["reported_at"] is None
+    (before,) = database.row(sent)["history"]
+    assert (before["state"], before["reason"], before["attempt"]) == ("unknown", "lease_expired", 1)
+    assert before["reported_at"]
     assert database.row(lost)["reason"] == "lease_expired"
 
 
@@ -286,6 +294,7 @@ async def test_renews_a_lease_and_begins_another_attempt_only_while_it_holds(
     assert [d.attempt for d in await ledger.begin_attempt([one], 100.0, again=True)] == [2]
     one.attempt = 1  # as if the answer had been lost
     assert [d.attempt for d in await ledger.begin_attempt([one], 100.0, again=True)] == [2]
+    assert [(h["state"], h["attempt"]) for h in database.row(one)["history"]] == [("retry", 1)], "noted once"
     short = make(pool, lease_s=-1.0)
     await claimed(short, lost)
     await ledger.expire_leases(10)

@@ -187,7 +187,7 @@ def test_dead_letters_what_is_no_delivery(sinks: World, ses: Process, sandbox: S
     letters = records_of(sinks.settings, f"{topic}.dlq")
     reasons = [dict(letter.headers)["dlq.reason"] for letter in letters]
     assert sorted(reasons) == [b"refused", b"truncated", b"truncated"]
-    assert [letter.value for letter in letters].count(b"poison") == 2
+    assert all(b"poison" not in (letter.value or b"") for letter in letters), "they could hold personal data"
 
 
 def test_sends_nothing_while_consent_is_not_known(sinks: World, ses: Process, sandbox: SandboxProcess) -> None:

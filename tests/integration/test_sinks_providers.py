@@ -1,7 +1,6 @@
 """Every provider over real sockets, with its real client: the sandbox, and servers that answer whatever a test wants.
 
-One row an error: what the provider (or the network) did, and what it means for the delivery. Each row also counts the
-requests, because a client that tries again by itself would send twice.
+What each answer means is in test_sinks_answers.py.
 """
 
 import json
@@ -14,14 +13,15 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook as Verifier
 
-from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
+from core.outcomes import Dead, Retry, Sent, Unknown
 from runtime.settings import Settings
+from sinks.addresses import DENIED
 from sinks.discord import Discord
 from sinks.provider import Prepared, Provider
 from sinks.registry import PROVIDERS
 from sinks.ses import Ses
 from sinks.slack import Slack
-from sinks.webhook import DENIED, Webhook
+from sinks.webhook import Webhook
 from tests import fix_sandbox
 from tests.fix_sandbox import SandboxProcess
 from tests.sinks_kit import Answers, alert, free_port, http, prepared
@@ -88,100 +88,6 @@ async def test_sends_fifty_mails_in_one_call(sandbox: SandboxProcess) -> None:
     assert len({line["request"] for line in sandbox.lines()}) == 1
 
 
-def ses_error(code: str, status: int = 400) -> bytes:
-    """An error of SES."""
-    return http(status, json.dumps({"__type": code, "message": "m"}), x_amzn_ErrorType=code)
-
-
-def bulk(*statuses: str) -> bytes:
-    """An answer of SendBulkEmail."""
-    return http(200, json.dumps({"BulkEmailEntryResults": [{"Status": s, "MessageId": "m"} for s in statuses]}))
-
-
-def slack_error(code: str) -> bytes:
-    """An answer of Slack that is not ok."""
-    return http(200, json.dumps({"ok": False, "error": code}))
-
-
-def discord_error(status: int, code: int = 0, **more: Any) -> bytes:
-    """An error of Discord."""
-    return http(status, json.dumps({"code": code, "message": "m", **more}))
-
-
-ROWS: list[tuple[str, bytes | str, Outcome | None]] = [
-    ("email", bulk("SUCCESS"), Sent("m")),
-    ("email", bulk("MESSAGE_REJECTED"), Dead("rejected")),
-    ("email", bulk("ACCOUNT_THROTTLED"), Retry(1.0, "throttled")),
-    ("email", bulk("ACCOUNT_DAILY_QUOTA_EXCEEDED"), Retry(900.0, "throttled")),
-    ("email", bulk("TRANSIENT_FAILURE"), Retry(1.0, "provider_error")),
-    ("email", bulk("FAILED"), Retry(5.0, "provider_error")),
-    ("email", bulk("ACCOUNT_SENDING_PAUSED"), Retry(60.0, "account")),
-    ("email", bulk(), LOST),
-    ("email", http(200, "{"), LOST),
-    ("email", ses_error("TooManyRequestsException", 429), Retry(1.0, "throttled")),
-    ("email", ses_error("MessageRejected"), Dead("rejected")),
-    ("email", ses_error("BadRequestException"), Dead("rejected")),
-    ("email", ses_error("AccountSuspendedException"), Retry(60.0, "account")),
-    ("email", ses_error("InvalidClientTokenId", 403), Retry(60.0, "account")),
-    ("email", ses_error("InternalFailure", 500), Retry(1.0, "provider_error")),
-    ("email", http(503, "<html>", "text/html"), Retry(1.0, "provider_error")),
-    ("slack", http(200, json.dumps({"ok": True, "ts": "1.2", "channel": "C1"})), Sent("C1:1.2")),
-    ("slack", http(429, json.dumps({"ok": False, "error": "ratelimited"}), Retry_After="7"), Retry(7.0, "throttled")),
-    ("slack", slack_error("channel_not_found"), Dead("invalid_address")),
-    ("slack", slack_error("is_archived"), Dead("invalid_address")),
-    ("slack", slack_error("not_in_channel"), Dead("unauthorized")),
-    ("slack", slack_error("msg_too_long"), Dead("too_large")),
-    ("slack", slack_error("invalid_blocks"), Dead("rejected")),
-    ("slack", slack_error("something_new"), Dead("rejected")),
-    ("slack", slack_error("invalid_auth"), Retry(60.0, "account")),
-    ("slack", slack_error("internal_error"), Retry(1.0, "provider_error")),
-    ("slack", http(500, "oh", "text/html"), Retry(1.0, "provider_error")),
-    ("slack", http(503, json.dumps({"ok": False, "error": "service_unavailable"})), Retry(1.0, "provider_error")),
-    ("slack", http(200, "<html>", "text/html"), LOST),
-    ("slack", http(200, "{"), LOST),
-    ("discord", http(429, json.dumps({"message": "m", "retry_after": 4.5, "global": False})), Retry(4.5, "throttled")),
-    ("discord", http(429, "banned", "text/plain"), Retry(60.0, "throttled")),
-    ("discord", discord_error(400, 50035), Dead("rejected")),
-    ("discord", discord_error(401), Retry(60.0, "account")),
-    ("discord", discord_error(403, 50001), Dead("unauthorized")),
-    ("discord", discord_error(404, 10003), Dead("invalid_address")),
-    ("discord", discord_error(413), Dead("too_large")),
-    ("discord", http(500, "{}"), Retry(1.0, "provider_error")),
-    ("discord", http(502, "<html>", "text/html"), Retry(1.0, "provider_error")),
-    ("discord", http(200, "<html>", "text/html"), LOST),
-    ("discord", http(200, json.dumps({"id": "1"})), LOST),
-    ("webhook", http(200), None),
-    ("webhook", http(204, ""), None),
-    ("webhook", http(301, "", Location="http://127.0.0.1/"), Dead("rejected")),
-    ("webhook", http(400), Dead("rejected")),
-    ("webhook", http(401), Dead("rejected")),
-    ("webhook", http(404), Dead("rejected")),
-    ("webhook", http(410), Dead("endpoint_disabled")),
-    ("webhook", http(413), Dead("too_large")),
-    ("webhook", http(429, Retry_After="11"), Retry(11.0, "throttled")),
-    ("webhook", http(503, Retry_After="30"), Retry(30.0, "throttled")),
-    ("webhook", http(408), Retry(1.0, "provider_error")),
-    ("webhook", http(500), Retry(1.0, "provider_error")),
-    ("webhook", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 100_000, None),
-    *((channel, "drop", LOST) for channel in CHANNELS),
-    *((channel, "silence", LOST) for channel in CHANNELS),
-    *(
-        (channel, b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", LOST)
-        for channel in CHANNELS[:3]
-    ),
-    *((channel, b"nonsense\r\n\r\n", LOST) for channel in CHANNELS),
-]
-
-
-@pytest.mark.parametrize(("channel", "answer", "outcome"), ROWS)
-async def test_classifies_each_answer_after_one_request(channel: str, answer: bytes | str, outcome: Outcome | None) -> None:
-    """None stands for Sent under the delivery's own id."""
-    async with Answers(answer) as server, opened(channel, settings(server.url)) as provider:
-        one = prepared(provider, address(channel, server.url))
-        assert await provider.call([one]) == [outcome or Sent(one.message.delivery.delivery_id)]
-        assert len(server.requests) == 1
-
-
 @pytest.mark.parametrize("channel", CHANNELS)
 async def test_takes_a_refused_connection_for_passing(channel: str) -> None:
     """Nothing was asked, so it is tried again later: a provider that is down fails nothing."""
@@ -207,7 +113,10 @@ async def test_a_reset_after_the_request_is_unknown_although_botocore_says_it_co
 
 async def test_a_bad_request_of_many_entries_is_tried_one_by_one() -> None:
     """One entry may have spoiled the call for all: each goes alone next time, and only the bad one fails."""
-    async with Answers(ses_error("BadRequestException")) as server, opened("email", settings(server.url)) as provider:
+    async with (
+        Answers(http(400, "{}", x_amzn_ErrorType="BadRequestException")) as server,
+        opened("email", settings(server.url)) as provider,
+    ):
         group = [prepared(provider, f"a{n}@example.org") for n in range(3)]
         assert len({provider.group(p.message) for p in group}) == 1
         assert await provider.call(group) == [Retry(0.0, "bad_request")] * 3

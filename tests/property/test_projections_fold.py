@@ -89,9 +89,10 @@ def _pipeline(draw):
             if draw(st.booleans()):
                 lanes["deliveries", channel].append(requested(number, channel))
             for after_s in range(draw(st.integers(0, 4))):
-                name, reason = draw(st.sampled_from(STATUSES))
+                (name, reason), later_s = draw(st.sampled_from(STATUSES)), draw(st.integers(0, 3))
+                attempt = draw(st.integers(0, 3))
                 lanes["status", number].append(
-                    status(name, number, channel, after_s=draw(st.integers(0, 3)) + after_s, reason=reason)
+                    status(name, number, channel, after_s=later_s + after_s, reason=reason, attempt=attempt)
                 )
     return list(lanes.values())
 

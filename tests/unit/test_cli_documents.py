@@ -179,3 +179,13 @@ def test_webhook_address_is_json() -> None:
     """The plaintext of a webhook's address is an object with url and secret."""
     given = {"url": "https://example.org/hook", "secret": "whsec_" + "bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="}
     assert json.loads(read_address("webhook", given)) == given
+
+
+def test_a_webhooks_secret_is_checked_as_the_sink_reads_it() -> None:
+    """whsec_ and 24 to 64 bytes, for the one before as well: what is taken here can be signed with later."""
+    url, good = "https://example.org/hook", "whsec_" + "b" * 32
+    assert read_address("webhook", {"url": url, "secret": good, "previous_secret": good})
+    for secrets in ({"secret": "b" * 32}, {"secret": "whsec_bbbb"}, {"secret": good, "previous_secret": "b" * 32},
+                    {"secret": good, "previous_secret": 5}):  # fmt: skip
+        with pytest.raises(InputError, match="whsec_"):
+            read_address("webhook", {"url": url, **secrets})

@@ -4,12 +4,14 @@ import json
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from core.rendering import discord, slack, webhook
 from core.rendering.fragments import FragmentCache
-from core.rendering.model import AlertMessage, Issue, IssueItem
+from core.rendering.model import AlertMessage, Issue, IssueItem, Retraction
+from core.rendering.retraction import discord_retraction, slack_retraction, webhook_retraction
 from core.rendering.text import units
-from tests.rendering_samples import PUBLISHED, alert, alerts, content, issue, issues
+from tests.rendering_samples import PUBLISHED, alert, alerts, content, issue, issues, texts
 
 UNSUBSCRIBE = "https://edge.example/u/AbC-_1"
 slow_data = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -99,6 +101,40 @@ def test_any_alert_fits_a_webhook(message: AlertMessage) -> None:
     payload = webhook.alert_payload(message, delivery_id="20261123-x", source_id="a", timestamp=PUBLISHED)
     assert len(payload) < 20_000
     assert json.loads(payload)["type"] == "newswire.alert.raised"
+
+
+def retraction(rest: Issue | None, titles: tuple[str, ...] = ("Gone",), **fields: Any) -> Retraction:
+    return Retraction(
+        titles=titles, publication_ids=tuple(str(n) for n in range(len(titles))), language=rest.language if rest else "en",
+        retracted_at=PUBLISHED, unsubscribe_url=UNSUBSCRIBE, rest=rest, **fields,
+    )  # fmt: skip
+
+
+@slow_data
+@given(st.none() | issues, st.lists(texts, min_size=1, max_size=12))
+def test_any_retraction_fits_every_channel(rest: Issue | None, titles: list[str]) -> None:
+    """Whatever was retracted and is left, the edited message is within the limits and can be unsubscribed from."""
+    one = retraction(rest, tuple(titles))
+    check_slack(slack_retraction(one))
+    check_discord(discord_retraction(one))
+    payload = webhook_retraction(one, delivery_id="20261123-x", source_id="daily@x")
+    assert len(payload) < 20_000
+    assert json.loads(payload)["data"]["delivery_id"] == "20261123-x"
+
+
+def test_a_retraction_says_what_is_gone_and_keeps_the_rest() -> None:
+    """In the reader's language, with the items that are left; without any, in place of the message."""
+    _, blocks = slack_retraction(retraction(issue(2, language="de")))
+    assert blocks[2]["text"]["text"] == "Am 21.11.2026 zurückgezogen: Gone"
+    assert [b["type"] for b in blocks].count("section") == 3
+    embeds = discord_retraction(retraction(issue(2)))
+    assert embeds[0]["description"].endswith("Retracted on Nov 21, 2026: Gone")
+    assert len(embeds) == 4
+    text, alone = slack_retraction(retraction(None, ("A", "B", "C", "D"), alert_id="a", from_name="News"))
+    assert text == "Retracted on Nov 21, 2026: A; B; C and one more"
+    assert [b["type"] for b in alone] == ["header", "section", "context"]
+    assert "Stop alerts" in alone[2]["elements"][0]["text"]
+    assert discord_retraction(retraction(None))[0]["title"] == "Retracted"
 
 
 def test_twenty_items_reach_slack_and_discord_as_links() -> None:

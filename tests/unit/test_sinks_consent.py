@@ -7,7 +7,7 @@ import pytest
 
 from core.names import SKIP_REASONS
 from schemas.records import Event
-from sinks.consent import LIST_LIFETIME, Bar, Barred, Bars, Lift, consent_changes, subjects_of
+from sinks.consent import LIST_LIFETIME, Bar, Barred, Bars, Change, Lift, Spare, address_mark, consent_changes, merged, subjects_of
 from sinks.delivery import Delivery
 from tests.sinks_kit import delivery
 
@@ -22,7 +22,10 @@ def event(name: str, at: datetime = NOW, **value: Any) -> Event:
     return Event(name, value, "", "", "", at, "t", 0, 0, None, None, None)
 
 
-TABLE: list[tuple[Event, list[Bar | Lift]]] = [
+OLD, NEW = (b"\x01" + bytes([number]) * 40 for number in (1, 2))
+"""Two encrypted addresses."""
+
+TABLE: list[tuple[Event, list[Change]]] = [
     (
         event("SubscriberUnsubscribed", subscriber_id=S, kind="newsletter", newsletter_id="daily"),
         [Bar(f"sub:{S}/nl:daily", "unsubscribed")],
@@ -49,19 +52,22 @@ TABLE: list[tuple[Event, list[Bar | Lift]]] = [
         event("ChannelUnlinked", subscriber_id=S, channel="email", reason="bounced"),
         [Bar(f"sub:{S}/ch:email", "suppressed_address")],
     ),
-    (event("ChannelVerified", subscriber_id=S, channel="slack"), [Lift(f"sub:{S}/ch:slack")]),
+    (event("ChannelLinked", subscriber_id=S, channel="slack", address=NEW), [Spare(f"sub:{S}/ch:slack", address_mark(NEW))]),
+    (event("ChannelVerified", subscriber_id=S, channel="slack"), []),
     (event("PublicationRetracted", publication_id="p"), [Bar("pub:p", "retracted")]),
     (event("AlertCancelled", alert_id="a"), [Bar("alert:a", "retracted")]),
     (event("ControlChanged", control_id="all", action="stop"), [Bar("stop:all", "stopped")]),
     (event("ControlChanged", control_id="channel/slack", action="stop"), [Bar("stop:ch:slack", "stopped")]),
     (event("ControlChanged", control_id="source/daily@x/y", action="resume"), [Lift("stop:src:daily@x/y")]),
+    (event("ControlChanged", control_id="source/daily", action="stop"), [Bar("stop:src:daily", "stopped")]),
+    (event("ControlChanged", control_id="canary/daily@x", action="resume"), []),
     (event("ControlChanged", control_id="breaker/slack", action="stop"), []),
     (event("SubscriberRegistered", subscriber_id=S), []),
 ]
 
 
 @pytest.mark.parametrize(("one", "changes"), TABLE, ids=lambda x: x.name if isinstance(x, Event) else "")
-def test_folds_every_event(one: Event, changes: list[Bar | Lift]) -> None:
+def test_folds_every_event(one: Event, changes: list[Change]) -> None:
     """One row an event; reasons are those that a skip may have."""
     assert consent_changes(one) == changes
     assert {c.reason for c in changes if isinstance(c, Bar)} <= set(SKIP_REASONS)
@@ -105,21 +111,50 @@ def test_a_list_of_newsletters_bars_all_others() -> None:
     assert bars.reason_against(alert_to()) is None
 
 
-def test_bars_alerts_about_a_retracted_publication_but_only_items_of_issues() -> None:
+def test_a_retracted_publication_bars_no_whole_issue() -> None:
     """An issue goes out without the item; whether one is left is seen when it is composed."""
     bars = folded(event("PublicationRetracted", publication_id="p"))
-    assert bars.reason_against(alert_to(items=[{"publication_id": "p"}])) == "retracted"
     assert bars.reason_against(delivery(S, items=[{"publication_id": "p"}])) is None
     assert bars.retracted("p")
     assert not bars.retracted("q")
 
 
-def test_stops_and_resumes() -> None:
-    """A stop of everything, a channel or a source holds until it is resumed."""
-    for control_id in ("all", "channel/email", "source/daily@2026-11-22T09:00Z"):
-        stop, resume = (event("ControlChanged", control_id=control_id, action=action) for action in ("stop", "resume"))
-        assert folded(stop).reason_against(newsletter()) == "stopped"
-        assert folded(stop, resume).reason_against(newsletter()) is None
+@pytest.mark.parametrize("control_id", ["all", "channel/email", "source/daily@2026-11-22T09:00Z", "source/daily"])
+def test_stops_and_resumes(control_id: str) -> None:
+    """A stop of everything, a channel, a slot or a newsletter holds, and suppresses nothing, until it is resumed."""
+    stop, resume = (event("ControlChanged", control_id=control_id, action=action) for action in ("stop", "resume"))
+    one = newsletter()
+    assert folded(stop).stopped(one.channel, one.source_id)
+    assert folded(stop).reason_against(one) is None
+    assert not folded(stop, resume).stopped(one.channel, one.source_id)
+    assert folded(stop).stopped("slack", "weekly@2026-11-22T09:00Z") == (control_id == "all")
+    assert folded(stop).stopped("slack", S) == (control_id == "all")
+
+
+def test_an_address_that_was_unlinked_stays_barred_when_another_is_linked() -> None:
+    """What was decided for the old address is on its way still; the new one may be sent to."""
+    unlinked, linked = (
+        event("ChannelUnlinked", subscriber_id=S, channel="email", reason="requested"),
+        event("ChannelLinked", subscriber_id=S, channel="email", address=NEW),
+    )
+    verified = event("ChannelVerified", subscriber_id=S, channel="email")
+    old, new = delivery(S, address=OLD), delivery(S, address=NEW)
+    for events in ((unlinked, linked, verified), (unlinked, linked, verified, unlinked, linked, verified)):
+        assert [folded(*events).reason_against(one) for one in (old, new)] == ["unlinked", None]
+    again = folded(unlinked, linked, verified, unlinked)
+    assert [again.reason_against(one) for one in (old, new)] == ["unlinked", "unlinked"]
+    assert len(folded(linked, verified)) == 0
+
+
+def test_two_changes_of_a_subject_are_one() -> None:
+    """A batch is written as one row a subject; it must say what the changes say one after the other."""
+    bar, spare, lift = Bar("s", "unlinked"), Spare("s", "mark"), Lift("s")
+    assert merged(None, spare) == spare
+    assert merged(bar, spare) == Bar("s", "unlinked", ("mark",))
+    assert merged(Bar("s", "unlinked", ("older",)), spare) == Bar("s", "unlinked", ("mark",))
+    assert merged(lift, spare) == lift
+    assert merged(spare, bar) == bar
+    assert merged(bar, lift) == lift
 
 
 def test_folding_again_changes_nothing() -> None:
@@ -152,6 +187,6 @@ def test_forgets_old_lists_only() -> None:
 
 def test_names_the_strongest_subject_first() -> None:
     """Who was erased is reported as erased, whatever else bars the delivery."""
-    assert subjects_of(newsletter())[0] == f"sub:{S}"
+    assert subjects_of(newsletter())[0] == (f"sub:{S}", None)
     bars = folded(*(row[0] for row in TABLE))
     assert bars.reason_against(newsletter()) == "erased"

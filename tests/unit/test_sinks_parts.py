@@ -12,15 +12,16 @@ from core.ids import discord_nonce
 from core.names import CHANNELS
 from core.outcomes import Dead, Outcome, Retry, Unknown
 from runtime.settings import Settings
+from sinks.addresses import may_connect
 from sinks.calls import grouped
 from sinks.delivery import Delivery
 from sinks.flight import Flight
 from sinks.offsets import Offsets
 from sinks.provider import Message, Provider, Sender, allowed, retry_after_s
 from sinks.registry import PROVIDERS
-from sinks.ses import STATUSES, entry_outcome, refusal
+from sinks.ses import refusal
 from sinks.statements import literal, text_literal
-from sinks.webhook import may_connect, parse_endpoint
+from sinks.webhook import parse_endpoint
 from tests.sinks_kit import delivery, issue, prepared, request
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
@@ -200,18 +201,6 @@ def test_connects_to_public_addresses_and_with_loopback_to_this_machine_only() -
 def test_refuses_an_endpoint_that_is_none(address: str) -> None:
     """Scheme, host, port, user, and a secret of 24 to 64 bytes."""
     assert parse_endpoint(address) is None
-
-
-def test_every_ses_status_of_the_service_model_has_a_row() -> None:
-    """The enum in botocore's own model, not the documents' prose."""
-    from botocore.loaders import Loader
-
-    statuses = set(Loader().load_service_model("sesv2", "service-2")["shapes"]["BulkEmailStatus"]["enum"])
-    assert set(STATUSES) | {"SUCCESS"} == statuses
-    for status in STATUSES:
-        assert isinstance(entry_outcome({"Status": status, "Error": "x"}), Dead | Retry)
-    assert entry_outcome({"Status": "INVALID_PARAMETER", "Error": "Illegal address"}) == Dead("invalid_address")
-    assert isinstance(entry_outcome({"Status": "NEW"}), Retry)
 
 
 SES_ERRORS: list[tuple[str, str, int, int, Outcome]] = [

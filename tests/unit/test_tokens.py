@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import SetupError
-from runtime.tokens import BadToken, TokenClaims, TokenKeys, make_unsubscribe_token, read_token
+from runtime.tokens import BadToken, TokenClaims, TokenKeys, make_unsubscribe_token, names_delivery, read_token
 
 NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 KEYS = TokenKeys.parse(f"k1:{'ab' * 32}, k0:{'cd' * 32}")
@@ -111,3 +111,15 @@ def test_a_newsletter_token_names_its_newsletter() -> None:
         token(newsletter_id=None)
     with pytest.raises(ValueError, match="alert"):
         token(kind="alert")
+
+
+def test_a_message_is_known_by_the_link_in_it() -> None:
+    """By this delivery's link, by any link of ours, and by nothing else; whatever key signed it."""
+    other = "20261123-0b5f8a3e-6f3e-4b64-9a39-0c8a3a6b0003"
+    text = f"You get this because [Unsubscribe](https://edge.example/u/{token()}) and so on"
+    assert names_delivery(text, DELIVERY)
+    assert names_delivery(text, None)
+    assert not names_delivery(text, other)
+    for nothing in ("", "https://edge.example/u/short", "https://edge.example/u/" + "!" * 90, token()):
+        assert not names_delivery(nothing, DELIVERY)
+        assert not names_delivery(nothing, None)

@@ -1,0 +1,118 @@
+"""Commands about deliveries and their ledger: `newswire delivery show|list|retry` and `newswire ledger days|retire`."""
+
+import sys
+
+import click
+
+from core.names import CHANNELS
+from runtime.output import Output
+from runtime.settings import Settings
+
+STATES = ("failed", "unknown", "retry", "claimed", "suppressed", "sent", "confirmed")
+"""States of the ledger, those that people look for first."""
+
+
+@click.group()
+def delivery() -> None:
+    """Look at single deliveries, and give those that failed back to their sink."""
+
+
+@delivery.command("show", epilog="Example: newswire delivery show 20261123-0b5f8a3e-6f3e-5b64-9a39-0c8a3a6b0001")
+@click.argument("delivery_id")
+@click.pass_obj
+def show(output: Output, delivery_id: str) -> None:
+    """Show everything that happened to a delivery, as a timeline: decided, claimed, every attempt, reported."""
+    from sinks.history import clock_time, decided_at, edits_of, read_rows, timeline
+
+    settings = Settings.load()
+    (row,) = read_rows(settings, [delivery_id])
+    steps = [*timeline(row, decided_at(settings, row["delivery_id"])), *edits_of(settings, row)]
+    shown = ("delivery_id", "state", "reason", "channel", "lane", "source_id", "subscriber_id", "attempt", "not_after")
+    fields = {name: row[name] for name in shown if row[name] is not None}
+    if output.json_mode:
+        output.item({**fields, "timeline": [step.known() for step in steps]})
+        return
+    output.item(fields)
+    rows = [(clock_time(step.at), step.what, step.attempt or None, step.detail) for step in steps]
+    output.table("Timeline (UTC)", ["at", "what", "attempt", "detail"], rows)
+    if row["state"] == "claimed":
+        output.say(f"It is in hand; without an outcome by {clock_time(row['lease_until'])} it becomes unknown.")
+    elif row["state"] == "retry":
+        output.say(f"It waits for its next attempt at {clock_time(row['next_attempt_at'])}.")
+
+
+@delivery.command("list", epilog="Example: newswire delivery list --state failed --reason attempts_exhausted --channel slack")
+@click.option("--state", type=click.Choice(STATES), default="failed", show_default=True, help="State in the ledger.")
+@click.option("--channel", type=click.Choice(CHANNELS), help="Only this channel.")
+@click.option("--source", help="Only this alert_id, or newsletter_id@minute.")
+@click.option("--reason", help="Only this reason, such as attempts_exhausted.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Most deliveries shown.")
+@click.pass_obj
+def list_(output: Output, state: str, channel: str | None, source: str | None, reason: str | None, limit: int) -> None:
+    """List deliveries in a state, the newest first; it reads the whole ledger."""
+    from sinks.history import LISTED, find
+
+    rows = find(Settings.load(), state, channel=channel, source=source, reason=reason, limit=limit)
+    output.table(f"Deliveries that are {state}", LISTED, rows)
+
+
+@delivery.command("retry", epilog='Example: newswire delivery retry 20261123-0b5f8a3e-... --reason "The token was renewed"')
+@click.argument("delivery_ids", nargs=-1, required=True, metavar="DELIVERY_ID...")
+@click.option("--reason", required=True, help="Why, for people; it stays in the delivery's history.")
+@click.option("--unknown", "unknown_too", is_flag=True, help="Also what may have arrived: the recipient may get it twice.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.pass_obj
+def retry(output: Output, delivery_ids: tuple[str, ...], reason: str, unknown_too: bool, dry_run: bool) -> None:
+    """Give failed deliveries back to their sink, under the same id.
+
+    The sink looks at consent, suppression, recall, stops and expiry again before it sends. What was sent is refused here.
+    The exit code is 1 when a delivery was refused.
+    """
+    from sinks.redrive import give_back
+
+    settings = Settings.load()
+    answers = give_back(settings, delivery_ids, by=settings.actor, why=reason, unknown_too=unknown_too, dry_run=dry_run)
+    word = "would be given back" if dry_run else "given back"
+    rows = [(answer.delivery_id, word if answer.given_back else "refused", answer.detail) for answer in answers]
+    output.table("", ["delivery_id", "answer", "detail"], rows)
+    if not all(answer.given_back for answer in answers):
+        sys.exit(1)
+
+
+@click.group()
+def ledger() -> None:
+    """The ledger's days: how they stand, and retiring the old ones."""
+
+
+@ledger.command("days", epilog="Example: newswire ledger days")
+@click.pass_obj
+def days(output: Output) -> None:
+    """List the days that the ledger has, with what is not settled in each; it counts every row."""
+    from sinks.retiring import days as all_days
+
+    columns = ["day", "attached", "deliveries", "claimed", "parked", "unknown", "unreported"]
+    rows = [(d.day, d.attached, d.rows, d.claimed, d.parked, d.unknown, d.unreported) for d in all_days(Settings.load())]
+    output.table("Days of the ledger (UTC day of not_after)", columns, rows)
+
+
+@ledger.command("retire", epilog="Example: newswire ledger retire --dry-run")
+@click.option("--with-unknown", is_flag=True, help="Take what is still unknown for settled: it will never be known.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.pass_obj
+def retire(output: Output, with_unknown: bool, dry_run: bool) -> None:
+    """Detach settled days older than 9 days, and drop detached ones older than 90; the sinks do so every hour.
+
+    A day with deliveries that are claimed, parked, unknown or not reported stays.
+    """
+    from sinks.retiring import kept_because
+    from sinks.retiring import retire as retire_days
+
+    found = retire_days(Settings.load(), with_unknown=with_unknown, dry_run=dry_run)
+    words = {"detached": "would be detached", "dropped": "would be dropped"} if dry_run else {}
+    rows = [(r.day.day, words.get(r.done, r.done), r.day.rows, r.day.unsettled) for r in found]
+    output.table("Old days", ["day", "answer", "deliveries", "unsettled"], rows)
+    for one in (r for r in found if r.done == "kept"):
+        output.say(f"{kept_because(one.day)[0].upper()}{kept_because(one.day)[1:]}.")
+
+
+commands: list[click.Command] = [delivery, ledger]

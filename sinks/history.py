@@ -1,0 +1,188 @@
+"""What happened to a delivery: its row of the ledger as a timeline, and the rows that people look for.
+
+Consumes ledger.deliveries, one look-up by its key, in a detached partition as well; writes nothing. The present attempt
+is in the columns of the row, the earlier ones in `history` (see sql/004_history.sql).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from core.errors import InputError, SetupError, Unavailable
+from core.ids import split_delivery_id
+from core.outcomes import EVENT_OF_STATE, RETRY_STATE
+from runtime.postgres import connect
+from runtime.settings import Settings
+
+_COLUMNS: Final[LiteralString] = """
+    to_char(day, 'YYYYMMDD') || '-' || delivery_id AS delivery_id, day, delivery_id::text AS uuid, channel, lane, source_id,
+    source_kind, subscriber_id::text AS subscriber_id, newsletter_id, state, reason, attempt, claimed_at, lease_until,
+    next_attempt_at, outcome_at, reported_at, not_after, call_ms, encode(receipt_hash, 'hex') AS receipt_hash, request, history
+"""
+_LIST: Final[LiteralString] = """
+SELECT to_char(day, 'YYYYMMDD') || '-' || delivery_id AS delivery_id, channel, lane, source_id, state, reason, attempt,
+       coalesce(outcome_at, claimed_at) AS at
+FROM ledger.deliveries
+WHERE state = %(state)s AND coalesce(channel = %(channel)s, true) AND coalesce(source_id = %(source)s, true)
+  AND coalesce(reason = %(reason)s, true)
+ORDER BY coalesce(outcome_at, claimed_at) DESC LIMIT %(limit)s
+"""
+_EDITS: Final[LiteralString] = """
+SELECT settled_at, state, subject, reason FROM ledger.edits WHERE day = %s AND delivery_id = %s AND settled_at IS NOT NULL
+ORDER BY settled_at
+"""
+LISTED: Final = ("delivery_id", "channel", "lane", "source_id", "state", "reason", "attempt", "at")
+"""Columns of a list of deliveries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happened to a delivery."""
+
+    at: datetime
+    what: str
+    """decided, claimed, redriven, reported, or a state of the ledger."""
+    attempt: int | None = None
+    reason: str | None = None
+    call_ms: int | None = None
+    """How long the provider took to answer, in milliseconds; None when no call was answered."""
+    receipt_hash: str | None = None
+    due_at: datetime | None = None
+    """When a parked delivery was to be tried again."""
+    event: str | None = None
+    """Event of delivery-status that reported it."""
+    by: str | None = None
+    why: str | None = None
+
+    def known(self) -> dict[str, Any]:
+        """Return the fields that are known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def detail(self) -> str:
+        """What there is to say about it beside time, kind and attempt."""
+        parts = [
+            self.reason or "",
+            f"answered in {self.call_ms} ms" if self.call_ms is not None else "",
+            f"receipt {self.receipt_hash[:16]}" if self.receipt_hash else "",
+            f"next attempt {clock_time(self.due_at)}" if self.due_at else "",
+            self.event or "",
+            f"by {self.by}: {self.why}" if self.by else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+
+def clock_time(at: datetime) -> str:
+    """Return an instant to the millisecond, as the timeline shows it."""
+    return at.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+
+
+def timeline(row: Mapping[str, Any], decided_at: datetime | None = None) -> list[Step]:
+    """Return what happened to the delivery of a row, in order of time; a pure function of the row."""
+    steps = [Step(decided_at, "decided")] if decided_at else []
+    attempts = [*(row["history"] or ())]
+    if row["state"] != RETRY_STATE:  # of a parked delivery, the attempt that ended so is in the history already
+        attempts.append({**row, "at": row["outcome_at"]})
+    claims = set[tuple[int, datetime]]()
+    for one in attempts:
+        claimed_at, attempt = _instant(one.get("claimed_at")), one.get("attempt") or 0
+        if claimed_at is not None and attempt and (attempt, claimed_at) not in claims:
+            claims.add((attempt, claimed_at))
+            steps.append(Step(claimed_at, "claimed", attempt))
+        steps += _ends(one, attempt)
+    return sorted(steps, key=lambda step: step.at)
+
+
+def _ends(one: Mapping[str, Any], attempt: int) -> Iterator[Step]:
+    """Yield how an attempt ended, and that it was reported; nothing for one under way."""
+    at, state, reported_at = _instant(one["at"]), one["state"], _instant(one.get("reported_at"))
+    if at is not None:
+        yield Step(
+            at, state, attempt, one.get("reason"), one.get("call_ms"), one.get("receipt_hash"), _instant(one.get("due_at")),
+            by=one.get("by"), why=one.get("why"),
+        )  # fmt: skip
+    if reported_at is not None:
+        yield Step(reported_at, "reported", attempt, event=EVENT_OF_STATE[state])
+
+
+def _instant(value: Any) -> datetime | None:
+    """Return a time of a column, or of the history, where it is text."""
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+def edits_of(settings: Settings, row: Mapping[str, Any]) -> list[Step]:
+    """Return what was done about a delivery with something retracted in it, after it was sent."""
+    with ledger_connection(settings) as connection:
+        found = connection.execute(_EDITS, [row["day"], row["uuid"]]).fetchall()
+    return [
+        Step(at, f"recall {state}", reason=f"{subject}, {reason}" if reason else subject) for at, state, subject, reason in found
+    ]
+
+
+def parse_id(delivery_id: str) -> tuple[date, str]:
+    """Return the ledger's key of a printed id; InputError when it is none."""
+    try:
+        day, uuid = split_delivery_id(delivery_id.strip())
+    except ValueError as error:
+        raise InputError(f"delivery: {error}") from None
+    return day, str(uuid)
+
+
+def read_rows(settings: Settings, delivery_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of these deliveries in that order; InputError names one that the ledger does not know."""
+    keys = [parse_id(one) for one in delivery_ids]
+    with ledger_connection(settings) as connection:
+        rows = [_read(connection, day, uuid) for day, uuid in keys]
+    for given, row in zip(delivery_ids, rows, strict=True):
+        if row is None:
+            raise InputError(
+                f"delivery: the ledger has no {given}: it was not decided, or not claimed by a sink yet, or its day's "
+                "partition was dropped. `newswire why` says what was decided for a subscriber."
+            )
+    return [row for row in rows if row is not None]
+
+
+def _read(connection: psycopg.Connection, day: date, uuid: str) -> dict[str, Any] | None:
+    name = f"deliveries_{day:%Y%m%d}"
+    if connection.execute("SELECT to_regclass(%s)", [f"ledger.{name}"]).fetchone() == (None,):
+        return None
+    statement = sql.SQL("SELECT {} FROM ledger.{} WHERE day = %s AND delivery_id = %s").format(
+        sql.SQL(_COLUMNS), sql.Identifier(name)
+    )
+    return connection.cursor(row_factory=dict_row).execute(statement, [day, uuid]).fetchone()
+
+
+def find(
+    settings: Settings, state: str, *, channel: str | None, source: str | None, reason: str | None, limit: int
+) -> list[tuple[Any, ...]]:
+    """Return the deliveries in a state, the newest first, as rows of LISTED; reads every attached partition."""
+    values = {"state": state, "channel": channel, "source": source, "reason": reason, "limit": limit}
+    with ledger_connection(settings) as connection:
+        return connection.execute(_LIST, values).fetchall()
+
+
+def decided_at(settings: Settings, delivery_id: str) -> datetime | None:
+    """Return when a delivery was decided, from api.deliveries; None when the read models cannot be asked."""
+    if not settings.database_url:
+        return None
+    try:
+        with connect(settings.database_url, autocommit=True) as connection:
+            row = connection.execute("SELECT decided_at FROM api.deliveries WHERE delivery_id = %s", [delivery_id]).fetchone()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, SetupError, Unavailable):
+        return None  # the ledger's own answer does not depend on them
+    return row[0] if row else None
+
+
+def ledger_connection(settings: Settings) -> psycopg.Connection:
+    """Return an autocommit connection to the ledger; SetupError when it was not migrated."""
+    settings.require("ledger_database_url")
+    connection = connect(settings.ledger_database_url, autocommit=True)
+    if connection.execute("SELECT to_regproc('ledger.remembered')").fetchone() == (None,):
+        connection.close()
+        raise SetupError("the ledger's migrations are missing: run `newswire migrate`.")
+    return connection

@@ -1,0 +1,90 @@
+"""The mail sink, broken on purpose in one way: `python -m tests.fault.broken_sink WAY`. The checker must see each.
+
+early    an offset counts as finished as soon as its record is read: it is committed before the outcome
+claim    nothing is claimed in the ledger: everything is called at once
+new-id   what has no answer is sent again under a new id
+twice    what has no answer is sent again under its own id, without being recorded as unknown
+none     a good sink, for comparison
+"""
+
+import dataclasses
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from core.outcomes import Outcome, Unknown
+from runtime import failpoints, logs
+from runtime.settings import Settings
+from sinks.delivery import Delivery, Position
+from sinks.ledger import Claims, Ledger
+from sinks.loop import Sink
+from sinks.offsets import Offsets
+from sinks.provider import Prepared
+from sinks.ses import Ses
+
+
+def early() -> None:
+    begin = Offsets.begin
+
+    def finished(self: Offsets, partition: int, offset: int) -> Position | None:
+        position = begin(self, partition, offset)
+        if position is not None:
+            self.finish(position)
+        return position
+
+    Offsets.begin = finished  # type: ignore[method-assign]
+
+
+def claim() -> None:
+    async def unclaimed(self: Ledger, deliveries: Sequence[Delivery], now_s: float, *_: Any) -> Claims:
+        for one in deliveries:
+            one.attempt, one.lease_ends_s = 1, now_s + 3600
+        return Claims(list(deliveries), [], [])
+
+    Ledger.claim = unclaimed  # type: ignore[method-assign]
+
+
+def _again(under: Callable[[Ses, Prepared], Prepared]) -> None:
+    call = Ses.call
+
+    async def insisting(self: Ses, group: Sequence[Prepared]) -> list[Outcome]:
+        outcomes = list(await call(self, group))
+        lost = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Unknown)]
+        if lost:
+            for number, outcome in zip(lost, await call(self, [under(self, group[number]) for number in lost]), strict=True):
+                outcomes[number] = outcome
+        return outcomes
+
+    Ses.call = insisting  # type: ignore[method-assign, assignment]
+
+
+def _renamed(provider: Ses, prepared: Prepared) -> Prepared:
+    delivery = dataclasses.replace(prepared.message.delivery)
+    delivery.delivery_id = f"{delivery.day:%Y%m%d}-{uuid.uuid4()}"
+    message = dataclasses.replace(prepared.message, delivery=delivery)
+    return Prepared(message, provider.render(message))
+
+
+WAYS: dict[str, Callable[[], None]] = {
+    "early": early,
+    "claim": claim,
+    "new-id": lambda: _again(_renamed),
+    "twice": lambda: _again(lambda provider, prepared: prepared),
+    "none": lambda: None,
+}
+
+
+def main(way: str) -> int:
+    """Run the sink until SIGTERM."""
+    import uvloop
+
+    settings = Settings.load()
+    logs.configure(settings, "ses-bulk")
+    failpoints.configure(settings.failpoints, "ses-bulk")
+    WAYS[way]()
+    return uvloop.run(Sink(settings, "email", "bulk").run())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

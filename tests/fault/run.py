@@ -1,0 +1,216 @@
+"""One run: faults by its plan over all processes of a running stack, then the witnesses are heard and checked.
+
+A run has people, content and sources of its own, so that many runs share one stack. It ends when everything it asked
+for is settled and holds, or fails when that takes too long; what was done twice or lost stays so and is found either way.
+"""
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from core.names import CHANNELS, LANES
+from tests.fault import checker
+from tests.fault.journal import Act, Decision, Journal, Requested, Status, read_hits
+from tests.fault.plan import Plan
+from tests.fault.probe import EdgeProbe
+from tests.fault.stack import PASSING, Places, Stack, Watch, sink_groups
+from tests.fault.upstream import Input, Upstream
+
+SETTLE_S = 90.0
+"""When a run fails that is not settled; a run takes 5 to 20 s."""
+LATE_S = 15.0
+"""How long what is settled may take to agree everywhere: the last report, the read model, a provider's late line."""
+POLL_S = 0.3
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run."""
+
+    plan: Plan
+    report: checker.Report
+    took_s: float
+    missed: tuple[str, ...]
+    """Failpoints that no process came by."""
+    requests: list[Requested]
+    acts: list[Act]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every promise was kept."""
+        return not self.report.broken
+
+
+class Closing:
+    """What many runs came to in the end: a delivery of an early one may have been sent again during a late one."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.since = stack.ends(stack.topics.delivery_status)
+        self.journal_file = stack.layout.sandbox / "requests.jsonl"
+        self.hits_before = max((hit.n for hit in read_hits(self.journal_file)), default=0)
+        self.requests: list[Requested] = []
+        self.acts: list[Act] = []
+
+    def add(self, result: Result) -> None:
+        """Take a run in."""
+        self.requests += result.requests
+        self.acts += result.acts
+
+    def report(self) -> checker.Report:
+        """Return the verdict on every delivery of all runs."""
+        ids = list(dict.fromkeys(one.delivery_id for one in self.requests))
+        known = set(ids)
+        statuses = [Status.of(event) for event, _ in self.stack.events(self.since) if event.value["delivery_id"] in known]
+        hits = read_hits(self.journal_file, self.hits_before)
+        rows, others = self.stack.rows(ids), self.stack.others(ids)
+        return checker.check(
+            Journal(requests=self.requests, acts=self.acts, rows=rows, statuses=statuses, hits=hits, others=others)
+        )
+
+
+class Run:
+    """One run on a stack that is up; the stack is left healed."""
+
+    def __init__(self, stack: Stack, upstream: Upstream, plan: Plan, say: Callable[[str], None] = lambda _: None) -> None:
+        self.stack, self.plan, self.say = stack, plan, say
+        self.input = Input(upstream, f"{plan.seed}-{uuid.uuid4().hex[:8]}", plan.copies)
+        topics = stack.topics
+        self.deliveries = [topics.deliveries(channel, lane) for channel in CHANNELS for lane in LANES]
+        self.watched = [*(topics.decisions(lane) for lane in LANES), topics.delivery_status]
+        self.letters = [spec.dead_letters for spec in topics.specs() if spec.dead_letters]
+        self.journal_file = stack.layout.sandbox / "requests.jsonl"
+        self.requests: list[Requested] = []
+        self.sources: list[str] = []
+        self.happened: list[str] = []
+        self.probe: EdgeProbe | None = None
+        """Somebody who unsubscribes all the time, where the edge is tested."""
+        self.more: Callable[[], None] = lambda: None
+        """What else happens, beside the plan."""
+
+    def __call__(self) -> Result:
+        """Do it."""
+        began = time.monotonic()
+        stack = self.stack
+        since, since_letters = stack.ends(*self.watched), stack.ends(*self.letters)
+        self.hits_before = max((hit.n for hit in read_hits(self.journal_file)), default=0)
+        watch = Watch(stack.settings, sink_groups(stack.topics), stack.ends(*self.deliveries), stack.codec)
+        watch.start()
+        faults = threading.Thread(target=self._faults, daemon=True)
+        try:
+            stack.arm(self.plan.points)
+            faults.start()
+            if self.probe is not None and not self.probe.is_alive():
+                self.probe.start()
+            late = self._input()
+            faults.join()
+            report = self._verdict(watch, since, since_letters)
+            if self.probe is not None:
+                report.verdicts.extend(self.probe.verdicts())
+            if late:
+                report.verdicts.append(checker.Verdict("the run", "", (late,)))
+            missed = tuple(line for line in stack.armed() if line)
+        finally:
+            stack.heal()
+        return Result(self.plan, report, time.monotonic() - began, missed, self.requests, self.input.acts)
+
+    def _faults(self) -> None:
+        began = time.monotonic()
+        self.more()
+        for one in self.plan.timed:
+            time.sleep(max(0.0, one.at_s - (time.monotonic() - began)))
+            with contextlib.suppress(*PASSING):
+                self.stack.happen(one)
+                self.happened.append(f"{datetime.now(UTC):%H:%M:%S} {one}")
+
+    def _input(self) -> str:
+        """Produce the run's input; return what was waited for in vain, if anything."""
+        run = self.input
+        run.register()
+        run.define()
+        publications = run.publish()
+        if self.plan.poison:
+            run.spoil()
+        if not self._until(lambda: self._approved(publications)):
+            return f"waited {SETTLE_S:.0f} s in vain for the content to be approved and known to every shard"
+        for fault in self.plan.providers:
+            self.stack.control("/control/faults", dict(fault))
+        self.sources = [run.alert(1), run.tick(2), run.alert(2)]
+        time.sleep(self.plan.unsubscribe_at_s)
+        run.unsubscribe()
+        for number in range(self.plan.rounds):
+            time.sleep(2.0)
+            self.sources.append(run.alert(3 + number))
+        return ""
+
+    def _approved(self, publications: list[str]) -> bool:
+        sql = "select count(*) from api.publications where publication_id = any(%s::uuid[]) and state = 'approved'"
+        people = "select count(*) from api.subscribers where subscriber_id = any(%s::uuid[])"
+        return (
+            self.stack.query(sql, publications)[0][0] == len(publications)
+            and self.stack.query(people, list(self.input.people))[0][0] == len(self.input.people)
+            and self.stack.behind("audience", "alerts", "newsletters") == 0
+        )
+
+    def _until(self, condition: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + SETTLE_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(*PASSING):
+                if condition():
+                    return True
+            time.sleep(POLL_S)
+        return False
+
+    def _settled(self) -> bool:
+        sql = """select count(distinct source_id), coalesce(bool_and(complete) and sum(pending + not_fanned_out) = 0, false)
+                 from api.accounting where source_id = any(%s)"""
+        found, settled = self.stack.query(sql, self.sources)[0]
+        return bool(settled) and found == len(self.sources)
+
+    def _verdict(self, watch: Watch, since: Places, since_letters: Places) -> checker.Report:
+        """Hear the witnesses until all holds, or time is over: what is only late is not broken."""
+        if self.sources:
+            self._until(self._settled)
+        watch.end()
+        deadline = time.monotonic() + LATE_S
+        while True:
+            journal = self.journal(watch, since, since_letters)
+            report = checker.check(journal)
+            if not report.broken or time.monotonic() > deadline:
+                self.requests = journal.requests
+                return report
+            time.sleep(1.0)
+            watch.look()
+
+    def journal(self, watch: Watch, since: Places, since_letters: Places) -> Journal:
+        """Return what is known now."""
+        stack, topics = self.stack, self.stack.topics
+        events = stack.events(since)
+        mine = set(self.sources)
+        requests = [one for one in watch.requests if one.source_id in mine]
+        ids = list(dict.fromkeys(one.delivery_id for one in requests))
+        status = [
+            Status.of(event) for event, raw in events if raw.topic == topics.delivery_status and event.value["source_id"] in mine
+        ]
+        return Journal(
+            expected=self.input.expected,
+            acts=self.input.acts,
+            poison=self.input.poison,
+            decisions=[
+                Decision.of(event)
+                for event, raw in events
+                if raw.topic != topics.delivery_status and event.value["source_id"] in mine
+            ],
+            requests=requests,
+            rows=stack.rows(ids),
+            statuses=status,
+            hits=read_hits(self.journal_file, self.hits_before),
+            others=stack.others(ids),
+            early=[one for one in watch.early if one.delivery_id in set(ids)],
+            letters=stack.letters(since_letters),
+            accounting=stack.accounting(self.sources),
+        )

@@ -1,0 +1,161 @@
+"""The checker over real sinks that are broken on purpose: each way of breaking must be caught, and a good sink must not."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from runtime.kafka import admin_client, end_offsets, partitions_of
+from tests import fix_sandbox
+from tests.fault.checker import Report, check
+from tests.fault.journal import Journal, Status, read_hits
+from tests.fault.stack import Watch, ledger_rows
+from tests.fix_sandbox import SandboxProcess
+from tests.fix_stack import Stack
+from tests.sinks_kit import ROOT, World, environ_of, wait_for, world
+
+pytestmark = pytest.mark.stack
+sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
+
+
+@pytest.fixture(scope="module")
+def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Topics and databases of their own, with consent running."""
+    with world(
+        stack,
+        tmp_path_factory.mktemp("sinks"),
+        ses_endpoint_url=f"{sandbox_process.url}/ses",
+        provider_timeout_s=1.0,
+        lease_s=2.0,
+        sweep_interval_s=0.3,
+        instance_id="only",
+    ) as one:
+        one.define_newsletter()
+        one.start("consent")
+        yield one
+
+
+class Trial:
+    """Deliveries of their own through a sink that is broken in one way, watched from outside."""
+
+    def __init__(self, sinks: World, sandbox: SandboxProcess) -> None:
+        self.sinks, self.sandbox = sinks, sandbox
+        topic = sinks.topics.deliveries("email", "bulk")
+        group = f"{sinks.topics.prefix}.sink.email.bulk"
+        admin = admin_client(sinks.settings)
+        ends = end_offsets(admin, partitions_of(admin, [topic]))
+        self.watch = Watch(sinks.settings, {topic: group}, ends, sinks.codec, every_s=0.1)
+        self.requests = sinks.requests(6, items=[sinks.publish()])
+
+    def start(self, way: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start the sink and deliver."""
+        command = [sys.executable, "-m", "tests.fault.broken_sink", way]
+        with (self.sinks.folder / f"broken-{way}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environ_of(self.sinks.settings) | environment, stdout=log, stderr=log
+            )
+        self.watch.start()
+        self.sinks.deliver(self.requests)
+        return process
+
+    def report(self) -> Report:
+        """Return what the checker says of it."""
+        self.watch.end()
+        ids = [request["delivery_id"] for request in self.requests]
+        statuses = [Status.of(event) for event in self.sinks.statuses() if event.value["delivery_id"] in ids]
+        return check(
+            Journal(
+                requests=self.watch.requests,
+                rows=ledger_rows(self.sinks.settings, ids),
+                statuses=statuses,
+                hits=read_hits(self.sandbox.journal / "requests.jsonl"),
+                early=self.watch.early,
+            )
+        )
+
+    def reported(self) -> bool:
+        """Whether every delivery has a report."""
+        return all(self.sinks.states(self.requests).values())
+
+    def calls(self) -> int:
+        """Return how many calls reached the provider."""
+        return len(read_hits(self.sandbox.journal / "requests.jsonl"))
+
+
+@pytest.fixture
+def trial(sinks: World, sandbox: SandboxProcess) -> Trial:
+    """A trial."""
+    return Trial(sinks, sandbox)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a sink in good order."""
+    process.terminate()
+    process.wait(20)
+
+
+def problems(report: Report) -> str:
+    """Return what the checker found."""
+    return "\n".join(problem for verdict in report.broken for problem in verdict.problems)
+
+
+def lose_an_answer(sandbox: SandboxProcess, **more: Any) -> None:
+    """Let the provider accept one call and close the connection."""
+    sandbox.fault("ses", "drop_after_accept", count=1, **more)
+
+
+def test_passes_a_good_sink(trial: Trial, sandbox: SandboxProcess) -> None:
+    """The same faults, no breakage: every message holds."""
+    lose_an_answer(sandbox)
+    process = trial.start("none")
+    wait_for(trial.reported, "the reports")
+    wait_for(
+        lambda: all(row.reported for row in ledger_rows(trial.sinks.settings, [r["delivery_id"] for r in trial.requests])),
+        "the ledger",
+    )
+    stop(process)
+    report = trial.report()
+    assert not report.broken, str(report)
+    assert len(report.verdicts) == 6
+
+
+def test_catches_an_offset_that_is_committed_before_the_outcome(trial: Trial) -> None:
+    """Committed when read, then killed: the offsets are past deliveries that the ledger does not know; they are lost."""
+    process = trial.start("early", NEWSWIRE_FAILPOINTS="sink.after_poll=sleep:60")
+    wait_for(lambda: trial.watch.early, "the commit")
+    process.kill()
+    process.wait()
+    again = trial.sinks.start("ses-bulk")
+    again.wait_running()
+    assert again.stop() == 0
+    found = problems(trial.report())
+    assert "was committed while the ledger knew nothing of it" in found
+    assert "the ledger does not know it: lost" in found
+
+
+def test_catches_a_skipped_claim(trial: Trial) -> None:
+    """Called without a claim: a provider has what the ledger does not know."""
+    process = trial.start("claim")
+    wait_for(lambda: trial.calls() >= 6, "the calls")
+    stop(process)
+    assert "a provider was called without a claim" in problems(trial.report())
+
+
+def test_catches_a_retry_under_a_new_id(trial: Trial, sandbox: SandboxProcess) -> None:
+    """The answer was lost and the message sent again under another id: nobody requested that id."""
+    lose_an_answer(sandbox)
+    process = trial.start("new-id")
+    wait_for(trial.reported, "the reports")
+    stop(process)
+    assert "an id that nobody requested" in problems(trial.report())
+
+
+def test_catches_a_second_send_without_a_recorded_unknown(trial: Trial, sandbox: SandboxProcess) -> None:
+    """The answer was lost and the message sent again at once: twice at the provider, never unknown."""
+    lose_an_answer(sandbox)
+    process = trial.start("twice")
+    wait_for(trial.reported, "the reports")
+    stop(process)
+    assert "without having been recorded as unknown first: twice" in problems(trial.report())

@@ -1,0 +1,379 @@
+"""Callbacks over real sockets with real signatures: what is taken, what is refused and why, and that nothing is lost."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from core.engagement import Button, write_button
+from core.errors import SetupError
+from edge.callbacks.discord import public_key
+from edge.callbacks.routes import MESSAGE_BYTES, SNS_BYTES, Callbacks
+from edge.callbacks.sns import FETCHES, Sns
+from runtime import metrics
+from runtime.clock import SystemClock
+from runtime.settings import Settings
+from tests.fix_callbacks import (
+    CERTIFICATE_URL,
+    DELIVERY,
+    SLACK_SECRET,
+    SUBSCRIBER,
+    TOPIC,
+    Notices,
+    Signer,
+    Web,
+    bounce,
+    callbacks_of,
+    discord_headers,
+    edge_with,
+    no_metadata,
+    public_hex,
+    ses_event,
+    slack_headers,
+)
+
+SIGNER = Signer()
+DISCORD = Ed25519PrivateKey.generate()
+PUBLICATION = str(uuid.UUID(int=3))
+BUTTON = write_button(Button("like", SUBSCRIBER, DELIVERY, PUBLICATION))
+
+
+class Edge:
+    """An edge under test: its client, what it recorded, and the internet around it."""
+
+    def __init__(self, client: aiohttp.ClientSession, notices: Notices, internet: Web) -> None:
+        self.client, self.notices, self.internet = client, notices, internet
+
+    async def sns(self, message: dict[str, Any]) -> int:
+        """Send an SNS message as Amazon does, and return the status."""
+        headers = {"Content-Type": "text/plain; charset=UTF-8", "x-amz-sns-message-type": message.get("Type", "")}
+        return (await self.client.post("/callbacks/ses", data=json.dumps(message).encode(), headers=headers)).status
+
+    async def slack(self, document: dict[str, Any], **more: Any) -> aiohttp.ClientResponse:
+        """Send a signed request of Slack's."""
+        body = json.dumps(document).encode()
+        return await self.client.post("/callbacks/slack", data=body, headers=slack_headers(body, **more))
+
+    async def discord(self, document: dict[str, Any], **more: Any) -> aiohttp.ClientResponse:
+        """Send a signed interaction of Discord's."""
+        body = json.dumps(document).encode()
+        return await self.client.post("/callbacks/discord", data=body, headers=discord_headers(DISCORD, body, **more))
+
+
+METADATA = {
+    "event_type": "newswire_delivery",
+    "event_payload": {"delivery_id": DELIVERY, "subscriber_id": SUBSCRIBER, "publication_ids": PUBLICATION},
+}
+
+
+async def metadata_of(channel: str, ts: str) -> dict[str, Any] | None:
+    """One message of ours, in one channel."""
+    return METADATA if channel == "C1" else None
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[Edge]:
+    """An edge with all three providers."""
+    internet, notices = Web(**{CERTIFICATE_URL: SIGNER.pem}), Notices()
+    callbacks = callbacks_of(
+        internet, notices, slack_secret=SLACK_SECRET, metadata_of=metadata_of, discord_key=public_key(public_hex(DISCORD))
+    )
+    async with edge_with(callbacks) as client:
+        yield Edge(client, notices, internet)
+
+
+def counted(provider: str, result: str) -> float:
+    """Return what the metric says."""
+    return metrics.CALLBACKS.labels(provider, result)._value.get()
+
+
+# -- SNS ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+async def test_takes_what_amazon_signed(edge: Edge, version: str) -> None:
+    """Both signature versions, with and without a subject; the certificate is fetched once."""
+    assert await edge.sns(SIGNER.message(ses_event(), version=version)) == 200
+    assert await edge.sns(SIGNER.message(ses_event("Delivery"), version=version, Subject="Amazon SES")) == 200
+    assert [n.name for n in edge.notices.recorded] == ["ProviderAccepted", "ProviderDelivered"]
+    assert edge.internet.asked == [CERTIFICATE_URL]
+
+
+@pytest.mark.parametrize(
+    ("change", "result"),
+    [
+        ({"Message": ses_event("Bounce")}, "bad_signature"),
+        ({"MessageId": "another"}, "bad_signature"),
+        ({"Timestamp": datetime.now(UTC).isoformat()}, "bad_signature"),
+        ({"Subject": "added"}, "bad_signature"),
+        ({"Signature": "AAAA"}, "bad_signature"),
+        ({"Signature": "no base64!"}, "bad_signature"),
+        ({"SignatureVersion": "1"}, "bad_signature"),
+        ({"SignatureVersion": "3"}, "malformed"),
+        ({"Type": "SubscriptionConfirmation"}, "malformed"),
+        ({"Type": "Else"}, "malformed"),
+        ({"Timestamp": "yesterday"}, "malformed"),
+        ({"TopicArn": TOPIC + "2"}, "foreign_topic"),
+    ],
+)
+async def test_refuses_what_was_changed_after_it_was_signed(edge: Edge, change: dict[str, str], result: str) -> None:
+    """Any signed field; nothing is recorded, and the metric says why."""
+    before = counted("ses", result)
+    assert await edge.sns(SIGNER.message(ses_event()) | change) in (400, 403)
+    assert edge.notices.recorded == []
+    assert counted("ses", result) == before + 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem",
+        "https://sns.eu-west-1.amazonaws.com.evil.example/SimpleNotificationService-0123456789abcdef.pem",
+        "https://evil.s3.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem",
+        "https://sns.evil.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem",
+        "https://sns.eu-west-1.amazonaws.com:444/SimpleNotificationService-0123456789abcdef.pem",
+        "https://a@sns.eu-west-1.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem",
+        "https://sns.eu-west-1.amazonaws.com/other/../SimpleNotificationService-0123456789abcdef.pem",
+        "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem\n.evil.example",
+        "https://[sns.eu-west-1.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem",
+        "file:///etc/passwd",
+    ],
+)
+async def test_fetches_no_certificate_from_elsewhere(edge: Edge, url: str) -> None:
+    """A message signed with a key of the forger's own: the address of its certificate is not asked."""
+    forger = Signer()
+    edge.internet.pages[url] = forger.pem
+    assert await edge.sns(forger.message(ses_event(), SigningCertURL=url)) == 403
+    assert edge.internet.asked == []
+    assert edge.notices.recorded == []
+
+
+async def test_refuses_a_foreign_topic_before_anything_is_fetched(edge: Edge) -> None:
+    """Everybody can sign with Amazon's key, from a topic of their own; and everybody can ask for a confirmation."""
+    foreign = TOPIC.replace("123456789012", "999999999999")
+    assert await edge.sns(SIGNER.message(ses_event(), TopicArn=foreign)) == 403
+    assert await edge.sns(SIGNER.message("confirm", "SubscriptionConfirmation", TopicArn=foreign)) == 403
+    assert edge.internet.asked == []
+
+
+async def test_confirms_a_subscription_of_its_own_topic_only_at_amazon(edge: Edge) -> None:
+    """The signed SubscribeURL is fetched, but not from an address that is not SNS's."""
+    url = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=t"
+    edge.internet.pages[url] = b"<ConfirmSubscriptionResponse/>"
+    assert await edge.sns(SIGNER.message("confirm", "SubscriptionConfirmation", SubscribeURL=url)) == 200
+    assert edge.internet.asked[-1] == url
+    elsewhere = "https://evil.example/?Action=ConfirmSubscription"
+    assert await edge.sns(SIGNER.message("confirm", "SubscriptionConfirmation", SubscribeURL=elsewhere)) == 403
+    assert elsewhere not in edge.internet.asked
+    assert await edge.sns(SIGNER.message("bye", "UnsubscribeConfirmation")) == 200
+
+
+async def test_refuses_what_is_stale_and_takes_what_is_late(edge: Edge) -> None:
+    """SNS repeats for hours; a day later it is a replay. A clock ahead of ours is borne for a quarter of an hour."""
+
+    def at(delta: timedelta) -> dict[str, Any]:
+        return SIGNER.message(ses_event(), Timestamp=(datetime.now(UTC) + delta).isoformat())
+
+    assert await edge.sns(at(-timedelta(hours=23))) == 200
+    assert await edge.sns(at(-timedelta(hours=25))) == 403
+    assert await edge.sns(at(timedelta(minutes=10))) == 200
+    assert await edge.sns(at(timedelta(minutes=20))) == 403
+    assert len(edge.notices.recorded) == 2
+
+
+async def test_a_replayed_message_is_the_same_event(edge: Edge) -> None:
+    """The same ce_id, whatever envelope it comes in; another occurrence is another event."""
+    message = SIGNER.message(ses_event("Bounce", **bounce()))
+    for one in (message, message, SIGNER.message(ses_event("Bounce", **bounce())), SIGNER.message(ses_event())):
+        assert await edge.sns(one) == 200
+    first, second, third, other = edge.notices.recorded
+    assert first.id == second.id == third.id != other.id
+
+
+async def test_refuses_what_is_oversized_or_slow(edge: Edge) -> None:
+    """By its length, by its bytes when it names none, and when they do not come."""
+    big = b"x" * (SNS_BYTES + 1)
+    assert (await edge.client.post("/callbacks/ses", data=big)).status == 413
+    assert (await edge.client.post("/callbacks/slack", data=b"x" * (MESSAGE_BYTES + 1))).status == 413
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(SNS_BYTES // 50_000 + 1):
+            yield b"x" * 50_000
+
+    assert (await edge.client.post("/callbacks/ses", data=parts())).status == 413
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(10)
+
+    assert (await edge.client.post("/callbacks/ses", data=slowly())).status == 408
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b'{"Type": "Notification"}', b"\xff\xfe", b"{" * 10_000])
+async def test_refuses_garbage(edge: Edge, body: bytes) -> None:
+    """Each with 4xx, on every route."""
+    assert (await edge.client.post("/callbacks/ses", data=body)).status == 400
+    assert (await edge.client.post("/callbacks/slack", data=body, headers=slack_headers(body))).status in (200, 400)
+    assert (await edge.client.post("/callbacks/discord", data=body, headers=discord_headers(DISCORD, body))).status == 400
+    assert edge.notices.recorded == []
+
+
+async def test_answers_503_when_it_cannot_be_recorded(edge: Edge) -> None:
+    """Kafka or the certificate away: SNS sends it again, and then it is taken."""
+    message = SIGNER.message(ses_event())
+    edge.internet.pages.clear()
+    assert await edge.sns(message) == 503
+    edge.internet.pages[CERTIFICATE_URL] = SIGNER.pem
+    edge.notices.fails = True
+    assert await edge.sns(message) == 503
+    edge.notices.fails = False
+    assert await edge.sns(message) == 200
+    assert len(edge.notices.recorded) == 1
+
+
+async def test_asks_amazon_for_few_certificates(edge: Edge) -> None:
+    """A flood of forged addresses within SNS costs at most so many requests a minute; and no memory."""
+    for number in range(FETCHES + 20):
+        url = CERTIFICATE_URL.replace("0123456789abcdef", f"{number:016x}")
+        assert await edge.sns(SIGNER.message(ses_event(), SigningCertURL=url)) == 503
+    assert len(edge.internet.asked) == FETCHES
+
+
+async def test_refuses_an_expired_certificate_and_what_is_none(edge: Edge) -> None:
+    """Amazon's old keys count for nothing."""
+    old = Signer(valid=-timedelta(days=1))
+    edge.internet.pages[CERTIFICATE_URL] = old.pem
+    assert await edge.sns(old.message(ses_event())) == 403
+    edge.internet.pages[CERTIFICATE_URL] = b"<html>not found</html>"
+    assert await edge.sns(SIGNER.message(ses_event())) == 403
+
+
+async def test_takes_no_message_that_is_not_newswires(edge: Edge) -> None:
+    """Other software may send through the same configuration set; opens and clicks of SES are not used."""
+    foreign = ses_event().replace(DELIVERY, "something")
+    for text in (foreign, ses_event("Open"), ses_event("Click"), ses_event("Subscription")):
+        assert await edge.sns(SIGNER.message(text)) == 200
+    assert edge.notices.recorded == []
+    assert await edge.sns(SIGNER.message("no json")) == 400
+    assert await edge.sns(SIGNER.message(ses_event("Bounce", bounceType="Permanent"))) == 400
+
+
+def test_refuses_a_sandbox_that_signs_in_production() -> None:
+    """Whoever may sign as the sandbox could put any address on the suppression list."""
+    with pytest.raises(SetupError, match="NEWSWIRE_SNS_SANDBOX_URL"):
+        Sns(Settings(live=True, sns_sandbox_url="http://127.0.0.1:1/"), Web().fetch, SystemClock())
+
+
+# -- Slack --------------------------------------------------------------------------------------------------------------
+
+
+def reaction(kind: str = "reaction_added", channel: str = "C1", **fields: Any) -> dict[str, Any]:
+    """A reaction as the Events API brings it."""
+    event = {
+        "type": kind, "user": "U1", "reaction": "thumbsup", "item": {"type": "message", "channel": channel, "ts": "1.000200"},
+        "event_ts": "1795338000.000100", **fields,
+    }  # fmt: skip
+    return {"type": "event_callback", "event_id": "Ev1", "event": event}
+
+
+async def test_takes_reactions_and_presses_of_slack(edge: Edge) -> None:
+    """A reaction finds its message's publications; a press carries them; a repetition is the same event."""
+    press = {
+        "type": "block_actions", "user": {"id": "U1"},
+        "actions": [{"action_id": "newswire_like", "value": BUTTON, "action_ts": "1795338000.000300"}],
+    }  # fmt: skip
+    form = f"payload={quote(json.dumps(press))}".encode()
+    assert (await edge.slack(reaction())).status == 200
+    assert (await edge.slack(reaction())).status == 200
+    assert (await edge.slack(reaction("reaction_removed"))).status == 200
+    headers = slack_headers(form) | {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await edge.client.post("/callbacks/slack", data=form, headers=headers)).status == 200
+    first, again, removed, pressed = edge.notices.recorded
+    assert (first.name, first.value["reaction"], first.value["publication_id"]) == ("ReactionAdded", "thumbsup", PUBLICATION)
+    assert first.value["delivery_id"] == DELIVERY
+    assert first.id == again.id != removed.id
+    assert removed.name == "ReactionRemoved"
+    assert (pressed.value["reaction"], pressed.value["subscriber_id"]) == ("like", SUBSCRIBER)
+
+
+async def test_answers_slacks_challenge_only_when_it_is_signed(edge: Edge) -> None:
+    """The check that Slack makes when the address is entered."""
+    answer = await edge.slack({"type": "url_verification", "challenge": "abc"})
+    assert await answer.json() == {"challenge": "abc"}
+    assert (await edge.client.post("/callbacks/slack", json={"type": "url_verification", "challenge": "abc"})).status == 403
+
+
+async def test_refuses_slack_requests_that_are_forged_or_stale(edge: Edge) -> None:
+    """Another secret, another body, five minutes ago, a time that is no number, no time at all."""
+    body = json.dumps(reaction()).encode()
+    good = slack_headers(body)
+    old = slack_headers(body, datetime.now(UTC) - timedelta(seconds=301))
+    ahead = slack_headers(body, datetime.now(UTC) + timedelta(seconds=330))
+    bad = [
+        slack_headers(body, secret="other"), slack_headers(body + b" "), old, ahead, {},
+        good | {"X-Slack-Request-Timestamp": "now"}, good | {"X-Slack-Signature": "v0="},
+        {"X-Slack-Signature": good["X-Slack-Signature"]},
+    ]  # fmt: skip
+    for headers in bad:
+        assert (await edge.client.post("/callbacks/slack", data=body, headers=headers)).status == 403
+    assert edge.notices.recorded == []
+    assert (await edge.slack(reaction(), at=datetime.now(UTC) - timedelta(seconds=290))).status == 200
+
+
+async def test_ignores_reactions_to_other_messages(edge: Edge) -> None:
+    """Messages of people and other apps, files, other events."""
+    for document in (
+        reaction(channel="C2"), reaction(item={"type": "file", "file": "F1"}), reaction("member_joined_channel"),
+        {"type": "block_actions", "user": {"id": "U1"}, "actions": [{"action_id": "x", "value": "y", "action_ts": "1.0"}]},
+        {"type": "view_submission"},
+    ):  # fmt: skip
+        assert (await edge.slack(document)).status == 200
+    assert (await edge.slack({"type": "event_callback"})).status == 400
+    assert (await edge.slack(reaction(event_ts="soon"))).status == 400
+    assert edge.notices.recorded == []
+
+
+# -- Discord ------------------------------------------------------------------------------------------------------------
+
+
+async def test_takes_presses_of_discord_and_answers_its_ping(edge: Edge) -> None:
+    """The answer to a press leaves the message as it is; a repetition is the same event."""
+    assert await (await edge.discord({"type": 1})).json() == {"type": 1}
+    press = {"type": 3, "id": "1310000000000000000", "data": {"custom_id": BUTTON, "component_type": 2}}
+    for _ in range(2):
+        assert await (await edge.discord(press)).json() == {"type": 6}
+    first, again = edge.notices.recorded
+    assert first.id == again.id
+    assert (first.value["channel"], first.value["publication_id"]) == ("discord", PUBLICATION)
+    assert first.value["occurred_at"].year == 2024
+    assert (await edge.discord({"type": 3, "id": "1310000000000000000", "data": {"custom_id": "other"}})).status == 200
+    assert (await edge.discord({"type": 3})).status == 400
+    assert len(edge.notices.recorded) == 2
+
+
+async def test_refuses_discord_requests_that_are_forged_or_stale(edge: Edge) -> None:
+    """Discord itself tries a wrong signature when the address is entered, and wants 401."""
+    body = b'{"type": 1}'
+    good = discord_headers(DISCORD, body)
+    old = discord_headers(DISCORD, body, datetime.now(UTC) - timedelta(seconds=301))
+    other = discord_headers(Ed25519PrivateKey.generate(), body)
+    for headers in (other, old, {}, good | {"X-Signature-Ed25519": "zz"}, good | {"X-Signature-Timestamp": "1"}):
+        assert (await edge.client.post("/callbacks/discord", data=body, headers=headers)).status == 401
+    assert (await edge.client.post("/callbacks/discord", data=body + b" ", headers=good)).status == 401
+
+
+async def test_has_no_route_for_a_provider_that_is_not_set_up() -> None:
+    """Without keys there is nothing to call."""
+    callbacks = Callbacks(Notices(), SystemClock(), bytes(32), Sns(Settings(), Web().fetch, SystemClock()), "", no_metadata)
+    async with edge_with(callbacks) as client:
+        for provider in ("ses", "slack", "discord"):
+            assert (await client.post(f"/callbacks/{provider}", data=b"{}")).status == 404
+    with pytest.raises(SetupError, match="NEWSWIRE_DISCORD_PUBLIC_KEY"):
+        public_key("no key")
