@@ -1,7 +1,7 @@
 """`newswire dlq`: list, show, redrive and discard dead letters."""
 
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ _FILTERS = (
     click.option("--until", help="Only what failed before this time."),
 )
 Command = Callable[..., Any]
+SHOWN = 50
+"""Most answers that people are shown one by one."""
 
 
 def _filtered(command: Command) -> Command:
@@ -200,7 +202,12 @@ def _act(
         letters: Iterable[Letter] = box.get(letter_ids) if letter_ids else box.find(_choice(filters))
         answers = [(answer.letter.id, answer.done, answer.detail) for answer in action(box, letters)]
     done = f"would be {word}" if dry_run else word
-    output.table("", ["id", "answer", "detail"], [(one, done if ok else "refused", detail) for one, ok, detail in answers])
+    rows = [(one, done if ok else "refused", detail) for one, ok, detail in answers]
+    if output.json_mode or len(rows) <= SHOWN:
+        output.table("", ["id", "answer", "detail"], rows)
+    else:
+        counts = Counter((answer, detail) for _, answer, detail in rows)
+        output.table("", ["answer", "detail", "letters"], [(*what, count) for what, count in counts.most_common()])
     if not answers:
         output.say("No open dead letter was chosen.")
     if not all(ok for _, ok, _ in answers):

@@ -232,6 +232,8 @@ class LetterBox:
         sent: set[tuple[str, int, int]] = set()
         for batch in _batches(letters):
             records, answers = list[Record](), list[Answer]()
+            if sealed := {letter.sealed for letter in batch if letter.sealed is not None}:
+                self._get_keys().prefetch(sealed)
             for letter in batch:
                 record, answer = self._redriven(letter, again=letter.place in sent)
                 answers.append(answer)

@@ -10,6 +10,7 @@ from runtime.settings import Settings
 from sinks.channel_commands import commands as channel_commands
 from sinks.delivery_commands import commands as delivery_commands
 from sinks.guard_commands import commands as guard_commands
+from sinks.suppression_commands import suppression_group
 
 PROCESS_OF_CHANNEL = {"email": "ses"}
 """Channel and the first part of its processes' names, where the provider's name says more."""
@@ -73,4 +74,4 @@ for _channel in CHANNELS:
     for _lane in LANES:
         run_group.add_command(_sink_command(_channel, _lane))
 
-commands: list[click.Command] = [*channel_commands, *delivery_commands, *guard_commands]
+commands: list[click.Command] = [*channel_commands, *delivery_commands, *guard_commands, suppression_group]

@@ -195,9 +195,9 @@ class Discord:
         return [_embed(e) for e in discord_retraction(retraction)]
 
     async def edit(self, receipt: str, address: str, body: Any) -> Outcome:
-        """Edit the message."""
+        """Edit the message; its buttons go, because they were numbered for the items that it had."""
         channel, _, message = receipt.partition(":")
-        answer = await self._ask(self._rest.edit_message(int(channel), int(message), embeds=body, **_NOBODY))
+        answer = await self._ask(self._rest.edit_message(int(channel), int(message), embeds=body, components=None, **_NOBODY))
         return edited(answer) if isinstance(answer, Retry | Dead | Unknown) else Sent(receipt)
 
     async def suppress(self, address: str, reason: str) -> bool:

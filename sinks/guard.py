@@ -42,6 +42,7 @@ EVERY_S: Final = 0.5
 START_TIMEOUT_S: Final = 60.0
 _LOCK: Final = 0x67756172
 """Advisory lock of the guard ('guar')."""
+_MIGRATED: Final = "SELECT 1 FROM ledger.recalls LIMIT 1"
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Guard:
             providers = await self._open_providers(stack)
 
             ledger = Ledger(pool, channel="", lane="", lease_s=settings.lease_s, consent_lag_s=settings.consent_lag_s)
+            await persist("schema", lambda: ledger.rows(_MIGRATED, {}))  # SetupError when it is not there
             rows, offsets = await persist("consent", ledger.consent)
             knowledge.start(rows, offsets)
             await knowledge.ready(START_TIMEOUT_S)

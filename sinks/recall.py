@@ -1,26 +1,26 @@
 """Recall: what was sent of a retracted publication or a cancelled alert is changed where the channel can, and recorded for all.
 
-Consumes ledger.barred (what was retracted), the alerts topic, and the deliveries topics of all channels, which keep 7 days:
-nothing is indexed when messages are sent. State: ledger.recalls and ledger.edits, one row a recipient. Guarantee: every
-recipient whose delivery was asked for within 7 days ends in a row that says what became of it; an edit may be asked for more
-than once and changes nothing the second time. Nobody is called whom consent bars from that, and nobody while it is stopped.
+Consumes ledger.barred (what was retracted), and what sinks/recall_search.py finds in Kafka. State: ledger.recalls, and
+ledger.edits with one row a recipient. Guarantee: every recipient whose delivery was asked for from 7 days before the
+retraction to 10 minutes after it ends in a row that says what became of it; an edit may be asked for more than once and
+changes nothing the second time. Nobody is called whom consent bars from that, and nobody while it is stopped.
 """
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Final, LiteralString
 
-from core.errors import CodecError, EventRefused, KeyDestroyed, WrongType
+from core.errors import KeyDestroyed, WrongType
 from core.names import CHANNELS, LANES
 from core.outcomes import Dead, Retry, Sent, Skipped, Unknown
 from runtime import metrics
 from runtime.clock import Clock
-from runtime.kafka import admin_client, end_offsets, partitions_of, read_range, start_offsets
 from runtime.keys import KeyStore
+from runtime.reading import TopicOffsets
 from runtime.retry import backoff
 from runtime.settings import Settings
 from schemas.codec import Codec
@@ -31,9 +31,13 @@ from sinks.delivery import Delivery
 from sinks.knowledge import Knowledge
 from sinks.ledger import Ledger
 from sinks.provider import THROTTLED, Provider, allowed
+from sinks.recall_search import Search
 
-RECALLS: Final = 20
-"""Most retractions looked for in one reading of the deliveries topics."""
+RECALLS: Final = 50
+"""Most retractions looked for in one reading, those first that nobody has looked for yet."""
+LOOK_EVERY_S: Final = 10.0
+LATE_S: Final = 600.0
+"""Deliveries that were decided before a retraction and are asked for after it are looked for so often, for so long."""
 FOUND: Final = 500
 """Most recipients written in one statement."""
 EDITS: Final = 200
@@ -55,9 +59,9 @@ WHERE b.reason = 'retracted' AND NOT EXISTS (SELECT FROM ledger.recalls r WHERE 
 ON CONFLICT DO NOTHING RETURNING subject
 """
 _TO_FIND: Final[LiteralString] = """
-SELECT subject FROM ledger.recalls
-WHERE found_at IS NULL AND noticed_at < clock_timestamp() - make_interval(secs => %(lag_s)s::float8)
-ORDER BY noticed_at LIMIT %(limit)s
+SELECT subject, noticed_at < clock_timestamp() - make_interval(secs => %(late_s)s::float8) FROM ledger.recalls
+WHERE closed_at IS NULL AND noticed_at < clock_timestamp() - make_interval(secs => %(lag_s)s::float8)
+ORDER BY found_at NULLS FIRST, noticed_at LIMIT %(limit)s
 """
 _ADD: Final[LiteralString] = """
 INSERT INTO ledger.edits (subject, day, delivery_id, channel, subscriber_id, state, request, next_attempt_at)
@@ -74,7 +78,11 @@ WHERE d.day = i.day AND d.delivery_id = i.delivery_id AND d.state = 'retry' AND 
 RETURNING 1
 """
 _ALL_FOUND: Final[LiteralString] = """
-UPDATE ledger.recalls SET found_at = clock_timestamp() WHERE subject = ANY(%(subjects)s::text[]) RETURNING 1
+UPDATE ledger.recalls SET found_at = clock_timestamp()
+WHERE subject = ANY(%(subjects)s::text[]) AND found_at IS NULL RETURNING 1
+"""
+_CLOSE: Final[LiteralString] = """
+UPDATE ledger.recalls SET closed_at = clock_timestamp() WHERE subject = ANY(%(subjects)s::text[]) RETURNING 1
 """
 _PENDING: Final[LiteralString] = """
 SELECT
@@ -137,6 +145,18 @@ class Edit:
             self.after_s = after_s
 
 
+def _columns(batch: Sequence[tuple[str, Delivery]]) -> dict[str, list[Any]]:
+    """Return the values of _ADD; a request is kept where it can be needed for an edit."""
+    return {
+        "subjects": [subject for subject, _ in batch],
+        "days": [d.day for _, d in batch],
+        "ids": [d.uuid for _, d in batch],
+        "channels": [d.channel for _, d in batch],
+        "subscribers": [d.subscriber_id for _, d in batch],
+        "requests": [None if d.channel == "email" else d.raw for _, d in batch],
+    }
+
+
 def settle_unsent(edit: Edit, lag_s: float) -> bool:
     """Settle, or let wait, what needs no edit, by its state in the ledger; return whether one is needed. Pure."""
     if edit.sent_state in ("suppressed", "failed"):
@@ -161,76 +181,51 @@ class Recall:
         self._settings, self._topics, self._codec, self._ledger, self._keys = settings, topics, codec, ledger, keys
         self._composer, self._knowledge, self._providers, self._clock = composer, knowledge, providers, clock
         self._lag_s = settings.consent_lag_s + MARGIN_S
+        self._search = Search(settings, topics, codec)
+        self._read_to: dict[str, TopicOffsets] = {}
+        self._look_at_s: dict[str, float] = {}
         self._throttled_until_s: dict[str, float] = {}
 
     async def round(self) -> bool:
         """Notice, find and edit; return whether there was as much as one round takes."""
         await self._ledger.rows(_NOTICE, {})
-        subjects = [subject for (subject,) in await self._ledger.rows(_TO_FIND, {"lag_s": self._lag_s, "limit": RECALLS})]
-        if subjects:
-            await self._find(subjects)
+        values = {"lag_s": self._lag_s, "late_s": LATE_S, "limit": RECALLS}
+        subjects = dict(await self._ledger.rows(_TO_FIND, values))
+        now_s = self._clock.monotonic()
+        due = [s for s, over in subjects.items() if over or self._look_at_s.get(s, 0.0) <= now_s]
+        if due:
+            await self._find(due)
+            self._look_at_s |= dict.fromkeys(due, now_s + LOOK_EVERY_S)
+            await self._close([subject for subject in due if subjects[subject]])
         full = [await self._edit(channel) for channel in CHANNELS]
         return any(full)
 
     # -- finding ----------------------------------------------------------------------------------------------------------
 
     async def _find(self, subjects: Sequence[str]) -> None:
-        """Find all deliveries of these subjects; from here on no sink sends any of it that is not found."""
-        found, count = self._found(subjects), 0
+        """Find deliveries of these subjects: all that are kept, or those that were asked for since the last look."""
+        first, ends = await asyncio.to_thread(self._search.deliveries)
+        starts = {tp: min(self._read_to.get(s, first).get(tp, first[tp]) for s in subjects) for tp in ends}
+        found, count = self._search.found(subjects, starts, ends), 0
         while batch := await asyncio.to_thread(lambda: list(itertools.islice(found, FOUND))):
-            values = {
-                "subjects": [subject for subject, _ in batch],
-                "days": [d.day for _, d in batch],
-                "ids": [d.uuid for _, d in batch],
-                "channels": [d.channel for _, d in batch],
-                "subscribers": [d.subscriber_id for _, d in batch],
-                "requests": [None if d.channel == "email" else d.raw for _, d in batch],
-            }
-            count += len(await self._ledger.rows(_ADD, values))
+            count += len(await self._ledger.rows(_ADD, _columns(batch)))
             empty = [d for _, d in batch if self._nothing_left(d)]
             if empty:
                 await self._ledger.rows(_HURRY, {"days": [d.day for d in empty], "ids": [d.uuid for d in empty]})
+        self._read_to |= dict.fromkeys(subjects, ends)
         await self._ledger.rows(_ALL_FOUND, {"subjects": list(subjects)})
-        log.info("retracted: %s; %s recipients of the last 7 days", ", ".join(subjects), count)
+        if count:
+            log.info("retracted: %s; %s recipients more", ", ".join(subjects), count)
+
+    async def _close(self, subjects: Sequence[str]) -> None:
+        """Look for no more: by now everything that was decided before the retraction has been asked for."""
+        if subjects:
+            await self._ledger.rows(_CLOSE, {"subjects": list(subjects)})
+        for subject in subjects:
+            del self._read_to[subject], self._look_at_s[subject]
 
     def _nothing_left(self, delivery: Delivery) -> bool:
         return delivery.source_kind == "alert" or all(map(self._knowledge.bars.retracted, delivery.publication_ids))
-
-    def _found(self, subjects: Sequence[str]) -> Iterator[tuple[str, Delivery]]:
-        """Yield (subject, delivery) of everything that is in the deliveries topics now; in a thread."""
-        alerts = {subject.removeprefix("alert:"): subject for subject in subjects if subject.startswith("alert:")}
-        publications = {subject.removeprefix("pub:"): subject for subject in subjects if subject.startswith("pub:")}
-        alerts |= self._alerts_about(publications)
-        wanted = [name.encode() for name in (*alerts, *publications)]
-        topics = [self._topics.deliveries(channel, lane) for channel in CHANNELS for lane in LANES]
-        for value, raw in self._values(topics, wanted, "DeliveryRequested"):
-            try:
-                delivery = Delivery.of(value, raw, None)
-            except EventRefused:
-                continue  # the sink has dead-lettered it
-            if delivery.source_id in alerts:
-                yield alerts[delivery.source_id], delivery
-            yield from ((publications[one], delivery) for one in delivery.publication_ids if one in publications)
-
-    def _alerts_about(self, publications: Mapping[str, str]) -> dict[str, str]:
-        """Return the alerts about these publications, with the publication's subject."""
-        wanted = [name.encode() for name in publications]
-        values = self._values([self._topics.alerts], wanted, "AlertRaised") if wanted else ()
-        return {v["alert_id"]: publications[v["publication_id"]] for v, _ in values if v["publication_id"] in publications}
-
-    def _values(self, topics: Sequence[str], wanted: Sequence[bytes], name: str) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Yield value and bytes of the events in which one of these texts occurs; Avro holds texts as they are."""
-        admin = admin_client(self._settings)
-        partitions = partitions_of(admin, topics)
-        for raw in read_range(self._settings, start_offsets(admin, partitions), end_offsets(admin, partitions)):
-            if raw.value is None or not any(text in raw.value for text in wanted):
-                continue
-            try:
-                event = self._codec.decode(raw)
-            except CodecError:
-                continue
-            if event.name == name:
-                yield event.value, raw.value
 
     # -- editing ----------------------------------------------------------------------------------------------------------
 

@@ -59,14 +59,6 @@ class Redirected(Exception):
     """Something answered that the Web API is elsewhere; following would send the message, and the token, once more."""
 
 
-async def _refuse_redirects(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
-    response = await handler(request)
-    if 300 <= response.status < 400:
-        response.close()
-        raise Redirected(response.status)
-    return response
-
-
 def _button(label: str, value: str) -> dict[str, Any]:
     text = {"type": "plain_text", "text": label, "emoji": True}
     return {"type": "button", "action_id": value[-40:], "value": value, "text": text}
@@ -93,12 +85,21 @@ class Slack:
         import aiohttp
         from slack_sdk.web.async_client import AsyncWebClient
 
+        class OneAnswer(aiohttp.ClientResponse):
+            """Ends where a redirect would be followed."""
+
+            async def start(self, connection: Any) -> aiohttp.ClientResponse:
+                await super().start(connection)
+                if 300 <= self.status < 400:
+                    raise Redirected(self.status)
+                return self
+
         timeout = aiohttp.ClientTimeout(total=self._settings.provider_timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         self._session = aiohttp.ClientSession(
             timeout=timeout,
             connector=aiohttp.TCPConnector(limit=0),
             json_serialize=lambda value: orjson.dumps(value).decode(),
-            middlewares=(_refuse_redirects,),
+            response_class=OneAnswer,
         )
         quiet = logging.getLogger("sinks.slack.client")
         quiet.setLevel(logging.WARNING)  # the client looks at this logger's own level: unset, it formats every body for debugging

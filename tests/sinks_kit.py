@@ -250,8 +250,8 @@ class World:
         alert_id = str(uuid.uuid4())
         value = {
             "alert_id": alert_id, "publication_id": publication_id, "title": "Beam lost", "body": "At noon.", "url": None,
-            "topics": [], "language": "en", "priority": "high", "dedup_key": None, "quality": 0.95, "raised_at": datetime.now(UTC),
-            "expires_at": None,
+            "topics": [], "language": "en", "priority": "high", "dedup_key": None, "quality": 0.95,
+            "raised_at": datetime.now(UTC), "expires_at": None,
         }  # fmt: skip
         record = self.codec.encode(self.topics.alerts, "AlertRaised", value, key=alert_id, time=datetime.now(UTC))
         (offset,) = self.produce_all([record])

@@ -80,7 +80,7 @@ def alert_embeds(message: AlertMessage) -> list[Embed]:
 
 def characters(embeds: Sequence[Embed]) -> int:
     """Return the characters that count towards the limit over all embeds."""
-    texts = []
+    texts: list[str] = []
     for embed in embeds:
         texts += (embed.get("title", ""), embed.get("description", ""))
         texts += (embed.get("footer", {}).get("text", ""), embed.get("author", {}).get("name", ""))

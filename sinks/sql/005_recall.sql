@@ -12,9 +12,10 @@ CREATE TABLE ledger.recalls (
     subject      text        PRIMARY KEY, -- pub:<publication_id> or alert:<alert_id>
     retracted_at timestamptz NOT NULL,    -- time of the event
     noticed_at   timestamptz NOT NULL,    -- by this server's clock: what was sent later than the sinks' lag after it, was sent without
-    found_at     timestamptz              -- when all deliveries had been found
+    found_at     timestamptz,             -- when all deliveries that had been asked for were found
+    closed_at    timestamptz              -- when it was looked for later ones for the last time
 );
-CREATE INDEX recalls_open ON ledger.recalls (noticed_at) WHERE found_at IS NULL;
+CREATE INDEX recalls_open ON ledger.recalls (noticed_at) WHERE closed_at IS NULL;
 
 -- One row a recipient of what was retracted: what became of it.
 CREATE TABLE ledger.edits (

@@ -10,12 +10,11 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from core.names import CHANNELS, LANES
 from tests.fault import checker
 from tests.fault.journal import Act, Decision, Journal, Requested, Status, read_hits
-from tests.fault.plan import Plan
+from tests.fault.plan import Plan, Timed
 from tests.fault.probe import EdgeProbe
 from tests.fault.stack import PASSING, Places, Stack, Watch, sink_groups
 from tests.fault.upstream import Input, Upstream
@@ -86,7 +85,6 @@ class Run:
         self.journal_file = stack.layout.sandbox / "requests.jsonl"
         self.requests: list[Requested] = []
         self.sources: list[str] = []
-        self.happened: list[str] = []
         self.probe: EdgeProbe | None = None
         """Somebody who unsubscribes all the time, where the edge is tested."""
         self.more: Callable[[], None] = lambda: None
@@ -119,13 +117,18 @@ class Run:
         return Result(self.plan, report, time.monotonic() - began, missed, self.requests, self.input.acts)
 
     def _faults(self) -> None:
-        began = time.monotonic()
+        """Let what comes from outside happen, each at its time, and wait for the end of all of it."""
+        others = [threading.Thread(target=self._happen, args=[one], daemon=True) for one in self.plan.timed]
+        for other in others:
+            other.start()
         self.more()
-        for one in self.plan.timed:
-            time.sleep(max(0.0, one.at_s - (time.monotonic() - began)))
-            with contextlib.suppress(*PASSING):
-                self.stack.happen(one)
-                self.happened.append(f"{datetime.now(UTC):%H:%M:%S} {one}")
+        for other in others:
+            other.join()
+
+    def _happen(self, one: Timed) -> None:
+        time.sleep(one.at_s)
+        with contextlib.suppress(*PASSING):
+            self.stack.happen(one)
 
     def _input(self) -> str:
         """Produce the run's input; return what was waited for in vain, if anything."""

@@ -26,7 +26,7 @@ from core.errors import Unavailable
 from core.names import CHANNELS, LANES
 from deploy.client import StackClient
 from deploy.stack.errors import StackError
-from deploy.stack.layout import Layout, read_env
+from deploy.stack.layout import CHECKOUT, Layout, read_env
 from deploy.stack.programs import INFRA, INFRA_NAMES, NEWSWIRE
 from deploy.stack.supervision import Supervisor
 from runtime.deadletters import unseal
@@ -248,9 +248,12 @@ class Stack(StackClient):
             guest.kill()
             guest.wait()
 
-    def guest(self, process: str, prefix: tuple[str, ...] = (), **environ: str) -> subprocess.Popen[bytes]:
+    def guest(self, process: str, prefix: tuple[str, ...] = (), clock_off_s: int = 0) -> subprocess.Popen[bytes]:
         """Start a second worker of a process, as a dynamic member of its group; `prefix` is a command that runs it."""
-        command = [*prefix, str(Path(sys.executable).with_name("newswire")), "run", process]
+        program = [str(Path(sys.executable).with_name("newswire")), "run", process]
+        if clock_off_s:
+            program = [sys.executable, "-m", "tests.fault.off_clock", str(clock_off_s), process]
+        command = [*prefix, *program]
         own = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "NEWSWIRE_HOME": str(self.home),
@@ -260,7 +263,11 @@ class Stack(StackClient):
         state = self.home / "state" / f"guest-{process}"
         with (self.layout.logs / f"guest-{process}.log").open("ab") as log:
             guest = subprocess.Popen(
-                command, env={**own, "NEWSWIRE_STATE_DIR": str(state), **environ}, cwd=self.home, stdout=log, stderr=log
+                command,
+                env={**own, "NEWSWIRE_STATE_DIR": str(state), "PYTHONPATH": str(CHECKOUT)},
+                cwd=self.home,
+                stdout=log,
+                stderr=log,
             )
         self.guests.append(guest)
         return guest

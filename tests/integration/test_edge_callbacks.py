@@ -74,8 +74,8 @@ METADATA = {
 
 
 async def metadata_of(channel: str, ts: str) -> dict[str, Any] | None:
-    """One message of ours, in one channel."""
-    return METADATA if channel == "C1" else None
+    """One message of ours, in one channel, and one of another app's in another."""
+    return {"C1": METADATA, "C3": {**METADATA, "event_type": "other_app"}}.get(channel)
 
 
 @pytest.fixture
@@ -330,7 +330,8 @@ async def test_refuses_slack_requests_that_are_forged_or_stale(edge: Edge) -> No
 async def test_ignores_reactions_to_other_messages(edge: Edge) -> None:
     """Messages of people and other apps, files, other events."""
     for document in (
-        reaction(channel="C2"), reaction(item={"type": "file", "file": "F1"}), reaction("member_joined_channel"),
+        reaction(channel="C2"), reaction(channel="C3"), reaction(item={"type": "file", "file": "F1"}),
+        reaction("member_joined_channel"),
         {"type": "block_actions", "user": {"id": "U1"}, "actions": [{"action_id": "x", "value": "y", "action_ts": "1.0"}]},
         {"type": "view_submission"},
     ):  # fmt: skip

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -109,6 +110,12 @@ def test_stops_a_newsletter_that_bounces_and_says_so(sinks: World, ses: Process,
     resume(sinks, "source/bouncing")
     wait_for(lambda: unsettled(sinks, requests) == 0, "the rest to be sent")
     wait_for(lambda: counted(sinks, "bouncing") == 572, "the rest to be counted")
+    next(p for p in reversed(sinks.processes) if p.name == "guard").kill()
+    sinks.start("guard")  # it knows of the resume, and does not weigh again what was weighed before it
+    sinks.produce_all(statuses(sinks, slots[1], 1, bounced=1))
+    wait_for(lambda: counted(sinks, "bouncing") == 573, "one more to be counted")
+    sinks.produce_all(statuses(sinks, "after@2026-11-22T09:00Z", 500, complained=1))
+    wait_for(lambda: controls(sinks, "source/after"), "the brake to have weighed everything until then")
     assert [action for action, _, _ in controls(sinks, "source/bouncing")] == ["stop", "resume"]
 
 
@@ -131,20 +138,31 @@ def test_stops_for_complaints_and_counts_channels_and_sources_apart(sinks: World
 
 @pytest.mark.parametrize("fault", ["killed", "cut"])
 def test_counts_on_where_it_was(sinks: World, ses: Process, sandbox: SandboxProcess, fault: str) -> None:
-    """Counts and offsets are one transaction: killed, or cut off from the database, it counts nothing twice or not at all."""
+    """Counts and offsets are one transaction: nothing is counted twice or not at all when the guard is cut off from the
+    database, or killed and the one that waits takes over.
+    """
     sinks.produce_all(statuses(sinks, f"{fault}@2026-11-22T09:00Z", 400, bounced=10))
     wait_for(lambda: counted(sinks, fault) > 0, "the first sends to be counted")
     if fault == "killed":
-        next(p for p in reversed(sinks.processes) if p.name == "guard").kill()
+        first, standby = next(p for p in reversed(sinks.processes) if p.name == "guard"), sinks.start("guard")
+        standby.wait_running()
+        first.kill()
     else:
         others = "datname = current_database() AND pid <> pg_backend_pid()"
         sinks.ledger(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
     sinks.produce_all(statuses(sinks, f"{fault}@2026-11-22T09:00Z", 200, bounced=21))
-    if fault == "killed":
-        sinks.start("guard")
-    wait_for(lambda: controls(sinks, f"source/{fault}"), "the brake")
+    wait_for(lambda: controls(sinks, f"source/{fault}"), "the brake, once")
     assert counted(sinks, fault) == 600
     assert sinks.ledger("SELECT count(*) FROM ledger.returns WHERE source = %s", fault) == [(31,)]
+
+
+def test_says_what_to_do_without_a_schema(sinks: World) -> None:
+    """A database that was not migrated is named in one sentence."""
+    base = sinks.settings.ledger_database_url.rsplit("/", 1)[0]
+    process = sinks.start("guard", replace(sinks.settings, ledger_database_url=f"{base}/postgres"))
+    assert wait_for(lambda: process.ended() is not None and process.ended(), "its end") != 0
+    assert "newswire migrate" in process.log.read_text()
+    assert "Traceback" not in process.log.read_text()
 
 
 def test_sends_to_a_canary_first(sinks: World, ses: Process, sandbox: SandboxProcess) -> None:
@@ -165,6 +183,11 @@ def test_sends_to_a_canary_first(sinks: World, ses: Process, sandbox: SandboxPro
     late = sinks.requests(50, items=requests[0]["items"], source_id=slot, newsletter_id="careful")
     sinks.deliver(late)
     wait_for(lambda: unsettled(sinks, late) == 0, "those who come later to be sent at once")
+    next(p for p in reversed(sinks.processes) if p.name == "ses-bulk").kill()
+    sinks.start("ses-bulk")
+    last = sinks.requests(20, items=requests[0]["items"], source_id=slot, newsletter_id="careful")
+    sinks.deliver(last)
+    wait_for(lambda: unsettled(sinks, last) == 0, "a new process to know it as well")
 
 
 def test_nobody_follows_a_canary_that_comes_back(sinks: World, ses: Process, sandbox: SandboxProcess) -> None:

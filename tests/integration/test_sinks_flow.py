@@ -19,6 +19,7 @@ from tests.sinks_kit import SHARDS, Process, World, free_port, records_of, wait_
 pytestmark = pytest.mark.stack
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
 
+LEASE_S = 8.0
 SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="
 
 
@@ -33,8 +34,8 @@ def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytes
         slack_base_url=f"{url}/slack/api/",
         discord_base_url=f"{url}/discord/api/v10",
         webhook_allow_http_loopback=True,
-        provider_timeout_s=1.5,
-        lease_s=4.0,
+        provider_timeout_s=4.0,
+        lease_s=LEASE_S,
         sweep_interval_s=0.3,
     ) as one:
         one.define_newsletter()
@@ -127,7 +128,7 @@ def test_an_outage_burns_nothing_and_ends_by_itself(sinks: World, start: Any, sa
     sinks.deliver(mail)
     wait_for(lambda: settled(sinks, mail), "mail to be sent all the same")
     mail_s = time.monotonic() - began
-    time.sleep(max(0.0, 6.0 - mail_s))  # longer than a lease
+    time.sleep(max(0.0, LEASE_S + 1.0 - mail_s))
     slack_calls = [line for line in sandbox.lines()[calls_before:] if line["provider"] == "slack"]
     assert len(slack_calls) <= 12, "an open breaker lets single calls through"
     assert set(states(sinks, "slack")) <= {"claimed", RETRY_STATE}
@@ -153,8 +154,8 @@ def test_an_outage_burns_nothing_and_ends_by_itself(sinks: World, start: Any, sa
     assert changes[-1] == "closed"
     assert "half_open" in changes
     assert sinks.ledger("SELECT state FROM ledger.breakers WHERE channel = 'slack' AND destination = ''") == [("closed",)]
-    names = {name for found in sinks.states(requests).values() for name, _, _ in found}
-    assert names <= {"DeliverySent"}
+    reports = {(name, reason) for found in sinks.states(requests).values() for name, reason, _ in found}
+    assert reports <= {("DeliverySent", None)}
     wait_for(lambda: sum(sinks.committed("slack", "bulk").values()) == 1200, "all offsets to be committed")
 
 
@@ -277,7 +278,7 @@ def test_sigterm_drains_while_thousands_wait_for_their_rate(sinks: World, start:
     requests = sinks.requests(1_500, [f"slow{n}@gmail.com" for n in range(1_500)], items=[sinks.publish()])
     sinks.deliver(requests)
     wait_for(lambda: sandbox.counts().get("ses", 0) > 20, "the sending to begin")
-    time.sleep(5.0)  # longer than a lease: what waits keeps its claim
+    time.sleep(LEASE_S + 1.0)  # what waits keeps its claim
     began = time.monotonic()
     assert one.stop() == 0
     assert time.monotonic() - began < 12.0

@@ -5,13 +5,14 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from core.errors import InputError
-from sinks.history import ledger_connection, read_rows, timeline
+from sinks.history import decided_at, ledger_connection, read_rows, timeline
 from sinks.redrive import Answer, give_back
 from sinks.retiring import Retired, days, retire
 from sinks.statements import GIVE_BACK
@@ -251,6 +252,26 @@ def test_detaches_old_days_only_when_all_is_settled(sinks: World) -> None:
         {"day": str(day), "answer": "kept", "deliveries": 1, "unsettled": 1}
         for day in sorted(day for what, day in held.items() if what != "unknown")
     ]
+
+
+def test_adds_what_others_know_of_a_delivery(sinks: World) -> None:
+    """When it was decided, from the read models if they can be asked, and what a recall did about it."""
+    day, uid = old_delivery(sinks, 0)
+    delivery_id = f"{day:%Y%m%d}-{uid}"
+    settings = replace(sinks.settings, database_url=sinks.settings.ledger_database_url)
+    assert decided_at(sinks.settings, delivery_id) is None
+    assert decided_at(settings, delivery_id) is None, "there are no read models here"
+    at = datetime(2026, 11, 22, 9, tzinfo=UTC)
+    sinks.ledger("CREATE SCHEMA api")
+    sinks.ledger("CREATE TABLE api.deliveries AS SELECT %s::text AS delivery_id, %s::timestamptz AS decided_at", delivery_id, at)
+    assert decided_at(settings, delivery_id) == at
+    sinks.ledger(
+        "INSERT INTO ledger.edits (subject, day, delivery_id, channel, subscriber_id, state, settled_at) "
+        "VALUES ('pub:p', %s, %s, 'slack', %s, 'edited', now())",
+        day, uid, str(uuid.uuid4()),
+    )  # fmt: skip
+    (shown,) = newswire(sinks, "delivery", "show", delivery_id)
+    assert [(step["what"], step.get("reason")) for step in shown["timeline"]][-1] == ("recall edited", "pub:p")
 
 
 def test_two_who_give_a_delivery_back_at_once_do_it_once(sinks: World) -> None:

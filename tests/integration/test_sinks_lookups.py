@@ -311,3 +311,4 @@ async def test_what_is_asked_of_discord_fits_its_description(sandbox: SandboxPro
             await provider.edit("123456789012345678:1", ADDRESSES["discord"], body)
         for name, raw in zip(("MessageCreateRequest", "MessageEditRequestPartial"), server.requests, strict=True):
             check(name, json.loads(raw.split(b"\r\n\r\n", 1)[1]))
+        assert json.loads(server.requests[1].split(b"\r\n\r\n", 1)[1])["components"] == [], "buttons go with the old text"

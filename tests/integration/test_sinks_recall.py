@@ -144,6 +144,11 @@ def test_what_was_not_sent_yet_is_recorded_for_each_recipient(
     settle(sinks, both)
     found = edits(sinks, f"pub:{gone['publication_id']}")
     assert found == {channel: {("not_sent", "empty_issue"), ("left_out", None)} for channel in CHANNELS}
+    late = on_each(sinks, sandbox, items=[gone, kept])
+    sinks.deliver(late)
+    settle(sinks, late)
+    count = "SELECT count(*) FROM ledger.edits WHERE subject = %s AND state = 'left_out'"
+    wait_for(lambda: sinks.ledger(count, f"pub:{gone['publication_id']}") == [(8,)], "those who were decided before to be found")
     assert sandbox.counts(outcome="updated")["slack"] == 0
 
 
