@@ -34,6 +34,8 @@ COMPOSE_BATCH: Final = 200
 """Most deliveries composed at once."""
 LEASE_MARGIN_S: Final = 0.5
 """What must be left of a lease beyond the longest call; else it is renewed first."""
+LOOK_AGAIN_S: Final = 1.0
+"""How often what waits for breaker or rate is looked at: a recall, a stop or its expiry ends the waiting, and is recorded."""
 LEASES_AT_ONCE: Final = 500
 """Most leases of waiting deliveries that one statement renews."""
 _WAIT_S: Final = 0.02
@@ -54,6 +56,7 @@ class Calls:
         self._claimed: asyncio.Queue[Delivery] = asyncio.Queue()
         self._groups: asyncio.Queue[list[Prepared]] = asyncio.Queue(maxsize=2 * provider.calls)
         self._passed_over: deque[list[Prepared]] = deque()  # groups that were looked through while another one waited
+        self._look_behind_at_s = 0.0
         self._slots = asyncio.Semaphore(provider.calls)
 
     def claimed(self, delivery: Delivery) -> None:
@@ -115,7 +118,7 @@ class Calls:
         if self._flow.by_destination and not judged:
             group = self._in_turn(group)
         while group:
-            admitted = await self._flow.admit(len(group), partial(self._going, group))
+            admitted = await self._flow.admit(len(group), partial(self._going, self._clock.monotonic() + LOOK_AGAIN_S))
             if admitted is None:
                 group = self._staying(group)
                 continue
@@ -167,25 +170,31 @@ class Calls:
     def _may_start(self, one: Prepared) -> bool:
         return self._flight.may_start(one.message.delivery)
 
-    def _going(self, group: Sequence[Prepared]) -> bool:
-        """Return whether all of a waiting group may still start; what stands behind it and may not is let go at once."""
-        if self._flight.stopping or self._flight.leaving:
+    def _going(self, look_at_s: float) -> bool:
+        """Return whether a group that waits is to go on waiting; False when it must be looked at again.
+
+        That is after a while, and at once when partitions go or the process stops; what stands behind it is looked at too.
+        """
+        now_s, hurried = self._clock.monotonic(), self._flight.stopping or bool(self._flight.leaving)
+        if now_s < look_at_s and not hurried:
+            return True
+        if now_s >= self._look_behind_at_s or hurried:
+            self._look_behind_at_s = now_s + LOOK_AGAIN_S
             while not self._groups.empty():
                 self._passed_over.append(self._groups.get_nowait())
             for _ in range(len(self._passed_over)):
                 if staying := self._staying(self._passed_over.popleft()):
                     self._passed_over.append(staying)
-        return all(self._may_start(p) for p in group)
+        return False
 
     def _staying(self, group: Sequence[Prepared]) -> list[Prepared]:
-        """Return those of a group that may still start; the others are given back."""
+        """Return those of a waiting group that may still be called for; the others get their outcome."""
         staying = list[Prepared]()
         for one in group:
-            if self._may_start(one):
-                staying.append(one)
+            if (looked := self._looked_at(one)) is not None:
+                staying.append(looked)
             else:
                 self._flow.dropped(one.message.delivery.delivery_id)
-                self._settlement.outcome(one.message.delivery, Retry(0.0, RELEASED))
         return staying
 
     async def keep_leases(self) -> None:

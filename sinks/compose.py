@@ -54,9 +54,7 @@ class Composer:
         )
         return [self._one(d, contents) for d in deliveries]
 
-    async def retractions(
-        self, deliveries: Sequence[tuple[Delivery, datetime]]
-    ) -> list[tuple[str, Retraction] | Outcome]:
+    async def retractions(self, deliveries: Sequence[tuple[Delivery, datetime]]) -> list[tuple[str, Retraction] | Outcome]:
         """Return address and retraction for each delivery and the time of its recall, in order; the errors are compose's."""
         positions = {position for d, _ in deliveries for position in self._positions(d)} - self._items.keys()
         _, contents = await asyncio.gather(

@@ -40,7 +40,7 @@ from schemas.codec import Codec
 from schemas.records import Event, Raw, Record
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
-from sinks.feedback_book import FeedbackBook, Moved, Suppression
+from sinks.feedback_book import LOOK_UPS, FeedbackBook, Moved, Suppression
 from sinks.ledger import open_pool
 from sinks.owners import notices
 from sinks.provider import Provider
@@ -81,7 +81,7 @@ class Feedback:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         async with contextlib.AsyncExitStack() as stack:
-            pool = open_pool(self._settings.ledger_database_url, 2)
+            pool = open_pool(self._settings.ledger_database_url, 2, LOOK_UPS)
             await pool.open()
             stack.push_async_callback(pool.close)
             self._book = FeedbackBook(pool)

@@ -14,20 +14,23 @@ from core.names import STATE_RANK
 from sinks.ledger import Ledger, Pool, Settled
 from sinks.statements import literal, text_literal
 
+LOOK_UPS: Final = "-c enable_mergejoin=off -c enable_hashjoin=off"
+"""Options of the connections: every join here is a look-up by key of a few hundred rows; a plan that reads the ledger through
+would take minutes when it is large."""
 RANKED: Final = [state for state, _ in sorted(STATE_RANK.items(), key=lambda item: item[1])]
 """States by rank; one that is not among them (claimed, retry) is pending."""
 
-# A row that has the state already, or a higher one, is left as it is. A call under way is not waited for: its own outcome is
-# refused then, unless it is of a higher rank than nothing can be.
+# A row that has the state already, or a higher one, is left as it is. A call under way is overtaken: what it came to is not
+# written any more (WRITE in statements.py looks for a claimed row), and the notice says as much or more.
 _APPLY: Final[LiteralString] = """
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest(%(days)s::date[], %(ids)s::uuid[], %(states)s::text[], %(reasons)s::text[], %(hashes)s::bytea[])
         AS i(day, delivery_id, state, reason, receipt_hash)
 ),
 held AS MATERIALIZED (
-    SELECT i.*, e.state AS before FROM input i CROSS JOIN LATERAL (
+    SELECT i.*, e.state AS before FROM input i LEFT JOIN LATERAL (
         SELECT d.state FROM ledger.deliveries d WHERE d.day = i.day AND d.delivery_id = i.delivery_id FOR UPDATE SKIP LOCKED
-    ) e
+    ) e ON true
 ),
 written AS (
     UPDATE ledger.deliveries d SET
@@ -35,7 +38,7 @@ written AS (
         next_attempt_at = NULL, check_at = NULL, outcome_at = clock_timestamp(), reported_at = NULL,
         history = ledger.remembered(d)
     FROM held h
-    WHERE d.day = h.day AND d.delivery_id = h.delivery_id
+    WHERE d.day = h.day AND d.delivery_id = h.delivery_id AND h.before IS NOT NULL
       AND array_position(%(ranked)s::text[], h.state) > coalesce(array_position(%(ranked)s::text[], h.before), %(pending)s)
     RETURNING
         d.day, d.delivery_id::text, d.subscriber_id::text, d.source_id, d.source_kind, d.state, d.reason, d.attempt,
@@ -43,9 +46,11 @@ written AS (
 )
 SELECT * FROM written
 UNION ALL
-SELECT i.day, i.delivery_id::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM input i
-WHERE NOT EXISTS (SELECT FROM held h WHERE h.delivery_id = i.delivery_id)
-  AND EXISTS (SELECT FROM ledger.deliveries d WHERE d.day = i.day AND d.delivery_id = i.delivery_id)
+SELECT h.day, h.delivery_id::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM held h CROSS JOIN LATERAL (
+    SELECT 1 FROM ledger.deliveries d WHERE d.day = h.day AND d.delivery_id = h.delivery_id LIMIT 1
+) there
+WHERE h.before IS NULL
 """
 
 # The numbers are given out under a lock that lasts to the commit, so that whoever has read number n misses none below it.

@@ -179,8 +179,8 @@ class Flow:
     async def admit(self, wanted: int, going: Callable[[], bool]) -> Admitted | None:
         """Wait until breaker and rate let a call begin, and return with how many of the messages that want to go.
 
-        What was admitted ends in `answered` or `withdrawn`. None when `going` returns False meanwhile: then some of them
-        may not start any more.
+        What was admitted ends in `answered` or `withdrawn`. None when `going` returns False meanwhile: then they are to be
+        looked at before they wait on.
         """
         breaker = self._breaker
         while True:
@@ -197,10 +197,10 @@ class Flow:
                     if isinstance(allowed, Change):
                         self._changed("", allowed)
                     return Admitted(count, 0 if breaker is None else breaker.epoch)
-            if not going():
-                return None
             metrics.FLOW_WAIT_SECONDS.labels(self._process, "breaker" if self.looking else RATE).inc(WAIT_S)
             await asyncio.sleep(WAIT_S)
+            if not going():
+                return None
 
     def withdrawn(self, epoch: int, messages: Sequence[Prepared], called: int) -> None:
         """Take back what was given for messages that were not called for after all; so many others were."""

@@ -41,15 +41,15 @@ _SESSION: Final = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -
 """Every statement here is a batch of look-ups by key; planned once, it must not depend on how full a partition was then."""
 
 
-def open_pool(url: str, connections: int) -> Pool:
-    """Return a pool of autocommit connections, not opened yet."""
+def open_pool(url: str, connections: int, options: str = "") -> Pool:
+    """Return a pool of autocommit connections, not opened yet; options are further ones of PostgreSQL's."""
     return AsyncConnectionPool(
         url,
         min_size=1,
         max_size=connections,
         open=False,
         timeout=10,
-        kwargs={"autocommit": True, "options": _SESSION, "connect_timeout": 5},
+        kwargs={"autocommit": True, "options": f"{_SESSION} {options}", "connect_timeout": 5},
     )
 
 

@@ -6,8 +6,6 @@ The event's ce_id is made of delivery, state and attempt, so that reporting twic
 """
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +19,7 @@ from core.outcomes import EVENT_OF_STATE, RETRY_STATE, Dead, Outcome, Retry, Sen
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.failpoints import hit_async
-from runtime.keys import KeyStore
+from runtime.keys import KeyStore, hashed_receipt
 from runtime.producer import Producer
 from runtime.retry import backoff
 from runtime.settings import Settings
@@ -169,7 +167,7 @@ class Settlement:
         return Result(delivery, state_of(outcome), reason_of(outcome), uncalled=uncalled)
 
     def _hash(self, receipt: str) -> bytes:
-        return hmac.digest(self._receipt_key, f"receipt\x1f{self._channel}\x1f{receipt}".encode(), hashlib.sha256)
+        return hashed_receipt(self._receipt_key, self._channel, receipt)
 
     async def report_outcomes(self) -> None:
         """Produce the events of outcomes and note that they are reported, for ever."""

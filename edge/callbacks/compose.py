@@ -47,7 +47,7 @@ async def open_callbacks(settings: Settings, producer: Producer, clock: Clock) -
                 receipt_key=bytes.fromhex(settings.receipt_key),
                 sns=Sns(settings, fetcher(session), clock),
                 slack_secret=settings.slack_signing_secret,
-                metadata_of=_metadata_reader(settings, session),
+                metadata_of=metadata_reader(settings, session) if settings.slack_signing_secret else None,
                 discord_key=discord.public_key(settings.discord_public_key) if settings.discord_public_key else None,
             )
         finally:
@@ -79,7 +79,8 @@ def fetcher(session: aiohttp.ClientSession) -> Fetch:
     return fetch
 
 
-def _metadata_reader(settings: Settings, session: aiohttp.ClientSession) -> slack.MetadataOf:
+def metadata_reader(settings: Settings, session: aiohttp.ClientSession) -> slack.MetadataOf:
+    """Return what asks Slack for the metadata of a message of ours."""
     from slack_sdk.errors import SlackApiError
     from slack_sdk.web.async_client import AsyncWebClient
 

@@ -128,7 +128,7 @@ def rows(home: Path, names: tuple[str, ...]) -> None:
 
 
 def _clock(stack: Stack, upstream: Upstream) -> Iterator[tuple[str, Result]]:
-    for process, offset_s in (("alerts", 600), ("fanout-urgent", -600), ("ses-urgent", 600), ("webhook-urgent", -600)):
+    for process, offset_s in (("alerts", 600), ("fanout-urgent", -600), ("ses-urgent", 600), ("slack-urgent", -600)):
         with privileged.clock(stack, process, offset_s):
             yield f"the clock of {process} is off by {offset_s:+d} s", Run(stack, upstream, _row(rounds=3))()
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +21,8 @@ MEMORY_BYTES = 2_000_000
 """What a process may take more than it has; the kernel kills it at its next batch."""
 DISK_BYTES = 96_000_000
 """Room that Kafka's log has on the small disk beyond what it holds already."""
+START_S = 60
+"""Longest wait for a worker to run."""
 NAMESPACE, HERE, THERE = "newswire-fault", "10.213.7.1", "10.213.7.2"
 NOWHERE = "02:00:00:00:00:01"
 """A hardware address that nobody has: what is sent there is dropped without a word."""
@@ -119,14 +121,8 @@ def memory(stack: Stack, process: str) -> Iterator[None]:
         for pid in (group / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-        _wait_empty(group)
+        _wait(lambda: not (group / "cgroup.procs").read_text().strip(), "the kernel to end the process")
         group.rmdir()
-
-
-def _wait_empty(group: Path) -> None:
-    deadline = time.monotonic() + 10
-    while (group / "cgroup.procs").read_text().strip() and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -141,8 +137,11 @@ def network(stack: Stack, process: str) -> Iterator["Link"]:
     link.up()
     relays = [_relay(["ip", "netns", "exec", NAMESPACE], "127.0.0.1", HERE, ports), _relay([], HERE, "127.0.0.1", ports)]
     stack.supervisor.stop([stack.supervisor.states()[process]], 12.0)
+    log = stack.layout.log(f"guest-{process}")
+    before = log.stat().st_size if log.exists() else 0
     guest = stack.guest(process, prefix=("ip", "netns", "exec", NAMESPACE))
     try:
+        _wait(lambda: b" partitions more" in log.read_bytes()[before:], "the worker behind the link to have its partitions")
         yield link
     finally:
         link.mend()
@@ -155,6 +154,14 @@ def network(stack: Stack, process: str) -> Iterator["Link"]:
             relay.wait()
         link.down()
         stack.start(process)
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + START_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {START_S} s in vain for {what}")
+        time.sleep(0.1)
 
 
 class Link:

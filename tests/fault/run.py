@@ -85,6 +85,10 @@ class Run:
         self.journal_file = stack.layout.sandbox / "requests.jsonl"
         self.requests: list[Requested] = []
         self.sources: list[str] = []
+        self.goal: Places = {}
+        """Where the log ended when all of the input was in it; others go on writing."""
+        self.seen = ""
+        """How far the content was when it was last looked for."""
         self.probe: EdgeProbe | None = None
         """Somebody who unsubscribes all the time, where the edge is tested."""
         self.more: Callable[[], None] = lambda: None
@@ -139,7 +143,7 @@ class Run:
         if self.plan.poison:
             run.spoil()
         if not self._until(lambda: self._approved(publications)):
-            return f"waited {SETTLE_S:.0f} s in vain for the content to be approved and known to every shard"
+            return f"waited {SETTLE_S:.0f} s in vain for the content to be approved and known to every shard ({self.seen})"
         for fault in self.plan.providers:
             self.stack.control("/control/faults", dict(fault))
         self.sources = [run.alert(1), run.tick(2), run.alert(2)]
@@ -153,11 +157,15 @@ class Run:
     def _approved(self, publications: list[str]) -> bool:
         sql = "select count(*) from api.publications where publication_id = any(%s::uuid[]) and state = 'approved'"
         people = "select count(*) from api.subscribers where subscriber_id = any(%s::uuid[])"
-        return (
-            self.stack.query(sql, publications)[0][0] == len(publications)
-            and self.stack.query(people, list(self.input.people))[0][0] == len(self.input.people)
-            and self.stack.behind("audience", "alerts", "newsletters") == 0
-        )
+        self.seen = "the database does not answer"
+        approved, known = self.stack.query(sql, publications)[0][0], self.stack.query(people, list(self.input.people))[0][0]
+        self.seen = f"approved {approved}, people {known}, Kafka does not say how far the stages are"
+        if approved < len(publications) or known < len(self.input.people):
+            return False
+        self.goal = self.goal or self.stack.everywhere()
+        behind = self.stack.behind(self.goal, "audience", "alerts", "newsletters")
+        self.seen = f"approved {approved}, people {known}, {behind} records behind"
+        return behind == 0
 
     def _until(self, condition: Callable[[], bool]) -> bool:
         deadline = time.monotonic() + SETTLE_S

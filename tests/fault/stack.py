@@ -81,12 +81,15 @@ class Stack(StackClient):
         """What the consumer groups have committed."""
         return Groups(self.settings)
 
-    def behind(self, *groups: str) -> int:
-        """Return how many records these groups have not processed; Unavailable while Kafka does not say."""
-        places = partitions_of(self.admin, [spec.name for spec in self.topics.specs()])
+    def everywhere(self) -> Places:
+        """Return where every topic ends now; Unavailable while Kafka does not say."""
+        return end_offsets(self.admin, partitions_of(self.admin, [spec.name for spec in self.topics.specs()]))
+
+    def behind(self, ends: Places, *groups: str) -> int:
+        """Return how many records before these ends the groups have not processed; KafkaException while Kafka does not say."""
+        places = list(ends)
         committed = {group: self.groups_of.committed(f"{self.topics.prefix}.{group}", places) for group in groups}
-        ends = end_offsets(self.admin, {place for offsets in committed.values() for place in offsets})
-        return sum(ends[place] - offset for offsets in committed.values() for place, offset in offsets.items())
+        return sum(max(0, ends[place] - offset) for offsets in committed.values() for place, offset in offsets.items())
 
     @cached_property
     def codec(self) -> Codec:

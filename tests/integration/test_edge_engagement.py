@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from core.engagement import MOST
 from core.errors import Unavailable
 from core.outcomes import Sent
-from edge.callbacks.compose import _metadata_reader
+from edge.callbacks.compose import metadata_reader
 from edge.callbacks.discord import public_key
 from runtime.settings import Settings
 from sinks.discord import Discord
@@ -58,7 +58,7 @@ async def test_a_reaction_on_slack_counts_for_the_publications_of_its_message(sa
         (outcome,) = await slack.call([one])
         assert isinstance(outcome, Sent)
         channel, _, ts = outcome.receipt.partition(":")
-        callbacks = callbacks_of(Web(), notices, slack_secret=SLACK_SECRET, metadata_of=_metadata_reader(settings, session))
+        callbacks = callbacks_of(Web(), notices, slack_secret=SLACK_SECRET, metadata_of=metadata_reader(settings, session))
         async with edge_with(callbacks) as edge:
             for where in (ts, "1.000000"):
                 event = {"type": "reaction_added", "user": "U1", "reaction": "tada", "event_ts": "1795338000.000100",
@@ -72,7 +72,7 @@ async def test_a_reaction_on_slack_counts_for_the_publications_of_its_message(sa
 async def test_slack_is_asked_again_when_it_does_not_answer(sandbox: SandboxProcess) -> None:
     """Then the edge answers 503, and Slack repeats the event."""
     async with aiohttp.ClientSession() as session:
-        read = _metadata_reader(Settings(slack_base_url="http://127.0.0.1:1/", slack_token="x"), session)
+        read = metadata_reader(Settings(slack_base_url="http://127.0.0.1:1/", slack_token="x"), session)
         with pytest.raises(Unavailable):
             await read("C1", "1.0")
 

@@ -84,7 +84,7 @@ def installation(stack):
         [sys.executable, "-c", "from runtime.commands import main; main()", "run", "projections"], cwd=ROOT, env=environ
     )
     try:
-        wait_for(lambda: len(_generations(settings)) == 3, "three generations")
+        wait_for(lambda: len(_generations(settings)) == len(PROJECTIONS), "a generation of each")
         yield made
     finally:
         process.terminate()

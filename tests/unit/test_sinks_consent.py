@@ -7,7 +7,19 @@ import pytest
 
 from core.names import SKIP_REASONS
 from schemas.records import Event
-from sinks.consent import LIST_LIFETIME, Bar, Barred, Bars, Change, Lift, Spare, address_mark, consent_changes, merged, subjects_of
+from sinks.consent import (
+    LIST_LIFETIME,
+    Bar,
+    Barred,
+    Bars,
+    Change,
+    Lift,
+    Spare,
+    address_mark,
+    consent_changes,
+    merged,
+    subjects_of,
+)
 from sinks.delivery import Delivery
 from tests.sinks_kit import delivery
 
