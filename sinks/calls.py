@@ -173,15 +173,16 @@ class Calls:
     def _going(self, look_at_s: float) -> bool:
         """Return whether a group that waits is to go on waiting; False when it must be looked at again.
 
-        That is after a while, and at once when partitions go or the process stops; what stands behind it is looked at too.
+        That is after a while, and at once when partitions go or the process stops; what stands behind it is looked at too,
+        and therefore taken out of the queue, which would keep the rest from being prepared. The window bounds it.
         """
         now_s, hurried = self._clock.monotonic(), self._flight.stopping or bool(self._flight.leaving)
+        while not self._groups.empty():
+            self._passed_over.append(self._groups.get_nowait())
         if now_s < look_at_s and not hurried:
             return True
         if now_s >= self._look_behind_at_s or hurried:
             self._look_behind_at_s = now_s + LOOK_AGAIN_S
-            while not self._groups.empty():
-                self._passed_over.append(self._groups.get_nowait())
             for _ in range(len(self._passed_over)):
                 if staying := self._staying(self._passed_over.popleft()):
                     self._passed_over.append(staying)

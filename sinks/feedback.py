@@ -40,7 +40,7 @@ from schemas.codec import Codec
 from schemas.records import Event, Raw, Record
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
-from sinks.feedback_book import LOOK_UPS, FeedbackBook, Moved, Suppression
+from sinks.feedback_book import FeedbackBook, Moved, Suppression
 from sinks.ledger import open_pool
 from sinks.owners import notices
 from sinks.provider import Provider
@@ -81,7 +81,7 @@ class Feedback:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         async with contextlib.AsyncExitStack() as stack:
-            pool = open_pool(self._settings.ledger_database_url, 2, LOOK_UPS)
+            pool = open_pool(self._settings.ledger_database_url, 2)
             await pool.open()
             stack.push_async_callback(pool.close)
             self._book = FeedbackBook(pool)
@@ -89,7 +89,6 @@ class Feedback:
             stack.push_async_callback(asyncio.to_thread, self._producer.close)
             stack.callback(self._keys.close)
             if self._email is not None:
-                await self._email.open()
                 stack.push_async_callback(self._email.close)
             await asyncio.to_thread(ensure_first_offsets, self._settings, self._group, [self._topic])
             metrics.serve(self._settings.metrics_port)
@@ -224,7 +223,8 @@ class Feedback:
         )  # fmt: skip
 
     async def _mirror(self) -> None:
-        """Put suppressed addresses on the provider's own list, for ever."""
+        """Put suppressed addresses on the provider's own list, for ever. Its client is made for the first of them."""
+        opened = False
         while True:
             after = 0
             while rows := await persist("suppressions", partial(self._book.to_mirror, after)):
@@ -232,6 +232,9 @@ class Feedback:
                 for row in rows:
                     try:
                         if row.channel == "email" and row.reason != "disabled" and self._email is not None:
+                            if not opened:
+                                await self._email.open()
+                                opened = True
                             plain = await asyncio.to_thread(self._keys.decrypt, row.subscriber_id, "address.email", row.address)
                             await self._email.suppress(plain.decode(), row.reason)
                     except (KeyDestroyed, WrongType):

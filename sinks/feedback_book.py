@@ -14,9 +14,6 @@ from core.names import STATE_RANK
 from sinks.ledger import Ledger, Pool, Settled
 from sinks.statements import literal, text_literal
 
-LOOK_UPS: Final = "-c enable_mergejoin=off -c enable_hashjoin=off"
-"""Options of the connections: every join here is a look-up by key of a few hundred rows; a plan that reads the ledger through
-would take minutes when it is large."""
 RANKED: Final = [state for state, _ in sorted(STATE_RANK.items(), key=lambda item: item[1])]
 """States by rank; one that is not among them (claimed, retry) is pending."""
 

@@ -37,19 +37,23 @@ Pool = AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]
 NOT_MIGRATED: Final = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName)
 """Errors that say that the migrations have not been applied."""
 
-_SESSION: Final = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c random_page_cost=1.1 -c jit=off"
-"""Every statement here is a batch of look-ups by key; planned once, it must not depend on how full a partition was then."""
+_SESSION: Final = (
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_mergejoin=off -c enable_hashjoin=off "
+    "-c random_page_cost=1.1 -c jit=off"
+)
+"""Every statement here is a batch of look-ups by key; planned once, it must not depend on how full a partition was then. A
+merge join would read a whole partition for 500 keys."""
 
 
-def open_pool(url: str, connections: int, options: str = "") -> Pool:
-    """Return a pool of autocommit connections, not opened yet; options are further ones of PostgreSQL's."""
+def open_pool(url: str, connections: int) -> Pool:
+    """Return a pool of autocommit connections, not opened yet."""
     return AsyncConnectionPool(
         url,
         min_size=1,
         max_size=connections,
         open=False,
         timeout=10,
-        kwargs={"autocommit": True, "options": f"{_SESSION} {options}", "connect_timeout": 5},
+        kwargs={"autocommit": True, "options": _SESSION, "connect_timeout": 5},
     )
 
 

@@ -4,7 +4,7 @@ Consumes the ledger's unknown rows of one channel and lane that are reported as 
 SKIP LOCKED keeps them apart. How a provider tells:
 
 - SES: its SEND event, which the feedback process writes into the ledger; here it is only waited for;
-- Slack: the metadata of the channel's messages; Discord: the nonce of the channel's messages, within its window;
+- Slack: the metadata of the channel's messages; Discord: the unsubscribe link in the bot's own messages;
 - a webhook: it is sent again under the same webhook-id, by which a receiver knows a repetition.
 
 What was found is sent; what certainly is not there is sent again, the ordinary way (parked, due at once), so that consent,
@@ -38,8 +38,8 @@ from sinks.settle import Settlement, persist
 
 WINDOW_S: Final[Mapping[str, float]] = MappingProxyType({"email": 900.0, "slack": 600.0, "discord": 240.0, "webhook": 0.0})
 """How long after it became unknown a delivery may still be resolved, by channel. SES publishes SEND within seconds; a quarter of
-an hour bears a queue that was behind. Slack keeps its history, so this is for an outage of Slack. Discord's nonce counts for a
-few minutes. A webhook's receiver is simply told again."""
+an hour bears a queue that was behind. Slack keeps its history, so this is for an outage of Slack. On Discord a message that
+is sent again within a few minutes is safe by its nonce too. A webhook's receiver is simply told again."""
 LOOK_EVERY_S: Final = 30.0
 """Wait between two looks when the provider names none."""
 LEFT_S: Final = 60.0

@@ -165,6 +165,7 @@ def test_asks_again_while_the_provider_does_not_answer(sinks: World, sandbox: Sa
 def test_resolves_what_a_killed_process_left(sinks: World, sandbox: SandboxProcess, point: str, calls: int) -> None:
     """Killed before or after the call: its lease ends, the record is read again, and the channel tells which it was."""
     running = next(p for p in sinks.processes if p.name == "slack-bulk" and p.ended() is None)
+    running.wait_running()
     assert running.stop() == 0
     dying = sinks.start("slack-bulk", NEWSWIRE_FAILPOINTS=f"{point}=kill")
     request = deliver(sinks, sandbox, "slack")
