@@ -41,8 +41,6 @@ _PASSING = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.REQUEST_TIMED_OUT,
 )
-_OLD_METADATA = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH)
-"""A broker was started again, and the client still asks for its leadership from before."""
 _GONE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 _librdkafka_log = logging.getLogger("runtime.librdkafka")
@@ -121,8 +119,7 @@ def offsets_of(
         futures = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout_s)
         return {(tp.topic, tp.partition): future.result(timeout_s + 1).offset for tp, future in futures.items()}
     except KafkaException as error:
-        if error.args[0].code() in _OLD_METADATA:  # librdkafka would ask the same way until it refreshes by itself, in minutes
-            partitions_of(admin, [], timeout_s)
+        partitions_of(admin, [], timeout_s)  # all metadata anew: else librdkafka asks a restarted broker in vain for minutes
         raise _unavailable(error) from error
     except TimeoutError as error:
         raise _unavailable(error) from error
