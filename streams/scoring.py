@@ -13,9 +13,11 @@ from typing import Any
 import aiohttp
 
 from core.errors import EventRefused, Unavailable
-from runtime.breaker import Breaker
+from core.flow.breaker import Breaker, BreakerPlan
 from runtime.clock import Clock
 
+BREAKER = BreakerPlan(window=20, window_s=60.0, min_calls=5, failure_share=0.5, open_s=5.0, open_cap_s=5.0)
+"""While it is open, cached scores are used at once instead of after a timeout each."""
 CACHED_SCORES = 50_000
 """Scores kept in memory, some 100 bytes each; the log holds all of them and fills the cache at start."""
 
@@ -37,7 +39,7 @@ class Scorer:
 
     def __init__(self, url: str, timeout_s: float, clock: Clock) -> None:
         self._url, self._timeout = url, aiohttp.ClientTimeout(total=timeout_s)
-        self._breaker = Breaker(clock=clock)
+        self._clock, self._breaker = clock, Breaker(BREAKER)
         self._session: aiohttp.ClientSession | None = None
         self._cache: OrderedDict[bytes, Score] = OrderedDict()
 
@@ -53,20 +55,22 @@ class Scorer:
 
         Raises EventRefused when the service refuses the content, Unavailable when it is down and the content was never scored.
         """
-        if self._breaker.allow():
+        now_s = self._clock.monotonic
+        if self._breaker.allow(now_s()):
+            epoch = self._breaker.epoch
             try:
                 found = await self._ask(submitted)
             except EventRefused:
-                self._breaker.succeeded()
+                self._breaker.record(True, epoch, now_s())
                 raise
             except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-                self._breaker.failed()
+                self._breaker.record(False, epoch, now_s())
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             except BaseException:
-                self._breaker.abandoned()
+                self._breaker.abandon(epoch, now_s())
                 raise
             else:
-                self._breaker.succeeded()
+                self._breaker.record(True, epoch, now_s())
                 self.remember(content_sha256, found.quality, found.scorer)
                 return found
         else:

@@ -1,4 +1,4 @@
-"""The runtime's parts that need no server: failpoints, backoff, breaker, batches, dead letters, logs."""
+"""The runtime's parts that need no server: failpoints, backoff, batches, dead letters, logs."""
 
 import asyncio
 import io
@@ -7,7 +7,7 @@ import logging
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ import pytest
 from core.errors import EventRefused, TrailingBytes
 from runtime import failpoints, logs
 from runtime.batches import Batcher
-from runtime.breaker import Breaker
 from runtime.deadletters import letter_of, reason_of
 from runtime.retry import CAP_S, backoff
 from runtime.settings import Settings
@@ -24,19 +23,6 @@ from schemas.records import Raw
 from schemas.topics import Topics
 
 AT = datetime(2026, 11, 22, tzinfo=UTC)
-
-
-class FakeClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.at_s = 0.0
-
-    def now(self) -> datetime:
-        return AT + timedelta(seconds=self.at_s)
-
-    def monotonic(self) -> float:
-        return self.at_s
 
 
 @pytest.fixture(autouse=True)
@@ -99,30 +85,6 @@ def test_backoff_grows_to_its_cap_with_full_jitter() -> None:
     assert highest[-1] == CAP_S
     assert backoff(5, uniform=lambda low, high: low) == 0.0
     assert 0.0 <= backoff(10**6) <= CAP_S
-
-
-def test_a_breaker_opens_lets_one_through_and_closes() -> None:
-    """Half of at least four failing opens it; one call decides after the pause; a success closes it."""
-    clock = FakeClock()
-    breaker = Breaker(window=6, min_calls=4, failure_share=0.5, open_s=10, clock=clock)
-    for result in (breaker.succeeded, breaker.failed, breaker.failed):
-        assert breaker.allow()
-        result()
-    assert breaker.state == "closed"
-    breaker.failed()
-    assert (breaker.state, breaker.allow(), breaker.retry_after_s()) == ("open", False, 10)
-    clock.at_s = 10.0
-    assert breaker.state == "half_open"
-    assert breaker.allow()
-    assert not breaker.allow()
-    breaker.failed()
-    assert breaker.state == "open"
-    clock.at_s = 20.0
-    assert breaker.allow()
-    breaker.abandoned()
-    assert breaker.allow()
-    breaker.succeeded()
-    assert (breaker.state, breaker.allow()) == ("closed", True)
 
 
 async def test_batches_are_full_or_old_enough_and_in_order() -> None:
