@@ -26,7 +26,7 @@ NODES ?= 1
 # More arguments: of pytest for `test` and `unit`, of the runner for `up`, of the benchmark for `bench`.
 ARGS ?=
 
-.PHONY: help install up down status logs clean stop start restart schemas demo test unit check bench bench-sinks bench-ledger psql requirements installed fault fault-rows fault-long
+.PHONY: help install up down status logs clean stop start restart schemas demo test unit check bench psql requirements installed fault fault-rows fault-long
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -117,14 +117,6 @@ fault-long: install ## Run the rows that need root on Linux: clocks, memory, a f
 
 bench: install ## Measure speed and memory on a stack of its own
 	@code=0; NEWSWIRE_STACK_PROFILE=bench $(BIN)/python -m tests.benchmarks.pipeline --home $(BENCH_HOME) $(ARGS) || code=$$?; \
-	$(STACK) down --home $(BENCH_HOME); exit $$code
-
-bench-sinks: install ## Measure each sink alone beside its bare client library
-	@code=0; NEWSWIRE_STACK_PROFILE=bench $(BIN)/python -m tests.benchmarks.sinks --home $(BENCH_HOME) $(ARGS) || code=$$?; \
-	$(STACK) down --home $(BENCH_HOME); exit $$code
-
-bench-ledger: install ## Measure the ledger as it fills, to ten million rows
-	@code=0; NEWSWIRE_STACK_PROFILE=bench $(BIN)/python -m tests.benchmarks.ledger --home $(BENCH_HOME) $(ARGS) || code=$$?; \
 	$(STACK) down --home $(BENCH_HOME); exit $$code
 
 psql: installed ## Query the read models as the read-only role
