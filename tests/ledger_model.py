@@ -78,7 +78,7 @@ def step(row: Row | None, event: Event) -> Row | None:
         open_ = row.state == "claimed" or (row.state == "unknown" and event.state != "unknown")
         if not (open_ and row.owner == event.owner and row.attempt == event.attempt):
             return row
-        attempt = row.attempt - (not event.called)
+        attempt = row.attempt - (row.state == "claimed" and not event.called)
         due = event.at_s + event.after_s if event.state == RETRY_STATE else 0.0
         return replace(row, state=event.state, attempt=attempt, next_attempt_s=due)
     if isinstance(event, Again):
