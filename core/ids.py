@@ -50,9 +50,12 @@ def delivery_id(cause_id: str, kind: str, subscriber_id: str, channel: str, not_
 def split_delivery_id(value: str) -> tuple[date, uuid.UUID]:
     """Return the ledger's primary key (day, uuid) of a delivery id; ValueError when it is none."""
     day, _, rest = value.partition("-")
-    if len(day) != 8 or not day.isdigit():
-        raise ValueError(f"{value!r} is no delivery id: expected YYYYMMDD-uuid, such as 20261123-{uuid.UUID(int=0)}")
-    return date(int(day[:4]), int(day[4:6]), int(day[6:])), uuid.UUID(rest)
+    try:
+        if len(day) == 8 and day.isdigit():
+            return date(int(day[:4]), int(day[4:6]), int(day[6:])), uuid.UUID(rest)
+    except ValueError:
+        pass
+    raise ValueError(f"{value!r} is no delivery id: expected YYYYMMDD-uuid, such as 20261123-{uuid.UUID(int=0)}")
 
 
 def discord_nonce(delivery_id: str) -> str:

@@ -110,6 +110,8 @@ class ContentReader:
                 except (KafkaException, Unavailable) as error:
                     failure = Unavailable(f"the content at {tp[0]}/{tp[1]} cannot be read: {error}")
                     results = dict.fromkeys(offsets, failure)
+                except Exception as error:  # noqa: BLE001 - goes to who waits, and ends the process there
+                    results = dict.fromkeys(offsets, error)
                 for offset in offsets:
                     loop.call_soon_threadsafe(self._settle, (*tp, offset), results.get(offset))
         consumer.close()
