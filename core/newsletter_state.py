@@ -142,7 +142,7 @@ class NewsletterState:
         head, arrays = unpack(data)
         if head.get("format") != FORMAT:
             raise ValueError(f"state of newsletters has format {head.get('format')}, this code reads {FORMAT}")
-        self.__init__()  # type: ignore[misc]
+        NewsletterState.__init__(self)
         self.table.load(unpack_bytes(arrays["table"], arrays["lengths"])[0])
         self.decided, self._newest_ms = Remembered.from_list(head["decided"]), head["newest_ms"]
         for fields in head["content"]:

@@ -75,11 +75,6 @@ def state_of(outcome: Outcome) -> str:
     return STATE_OF[type(outcome)]
 
 
-def status_event(outcome: Outcome) -> str | None:
-    """Return the event of delivery-status that reports an outcome; None for Retry, which is not reported yet."""
-    return EVENT_OF_STATE.get(state_of(outcome))
-
-
 def reason_of(outcome: Outcome) -> str | None:
     """Return the typed reason of an outcome; None for Sent."""
     return None if isinstance(outcome, Sent) else outcome.reason
