@@ -89,9 +89,9 @@ def _databases(settings: Settings) -> list[Check]:
 
 def check_groups(settings: Settings, timeout_s: float = 5.0) -> list[Group]:
     """Return the groups whose names begin with the topic prefix; an empty list when Kafka does not say."""
-    from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+    from confluent_kafka import KafkaException
 
-    from runtime.reading import admin_client, end_offsets
+    from runtime.reading import admin_client, committed_offsets, end_offsets
 
     admin = admin_client(settings)
     try:
@@ -100,14 +100,7 @@ def check_groups(settings: Settings, timeout_s: float = 5.0) -> list[Group]:
         if not names:
             return []
         described = {n: f.result(timeout_s) for n, f in admin.describe_consumer_groups(names, request_timeout=timeout_s).items()}
-        asked = {  # Kafka's client takes one group a call; all are asked before the first answer is waited for
-            name: admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name)], request_timeout=timeout_s)[name]
-            for name in names
-        }
-        known = {name: answer.result(timeout_s).topic_partitions for name, answer in asked.items()}
-        committed = {
-            name: {(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0} for name, found in known.items()
-        }
+        committed = {name: committed_offsets(admin, name, timeout_s) for name in names}
         ends = end_offsets(admin, {tp for offsets in committed.values() for tp in offsets}, timeout_s)
     except (KafkaException, TimeoutError, NewswireError):
         return []

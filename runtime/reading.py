@@ -5,10 +5,10 @@ Every consumer reads committed records only, commits nothing by itself, and take
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import (
-    OFFSET_INVALID,
     Consumer,
     ConsumerGroupTopicPartitions,
     IsolationLevel,
@@ -30,6 +30,8 @@ TopicOffsets = dict[tuple[str, int], int]
 
 REQUEST_TIMEOUT_S = 10.0
 """Longest wait for one answer of a broker to an administrative request."""
+ASK_AGAIN_S = 3.0
+"""How long a group's coordinator is waited for before a request is sent to it once more."""
 _PASSING = (
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TRANSPORT,
@@ -241,8 +243,8 @@ def _ensure_first_offsets(settings: Settings, group: str, topics: Collection[str
     starts = start_offsets(admin, missing, timeout_s)
     wanted = [TopicPartition(topic, partition, offset) for (topic, partition), offset in starts.items()]
     try:
-        request = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)], request_timeout=timeout_s)
-        answer = request[group].result(timeout_s + 1)
+        request = partial(admin.alter_consumer_group_offsets, [ConsumerGroupTopicPartitions(group, wanted)])
+        answer = from_coordinator(request, group, timeout_s)
         refused = next((tp.error for tp in answer.topic_partitions if tp.error is not None), None)
     except KafkaException as error:
         if is_passing(error.args[0]):
@@ -261,14 +263,39 @@ def _ensure_first_offsets(settings: Settings, group: str, topics: Collection[str
 def _without_offset(
     admin: AdminClient, group: str, partitions: Sequence[tuple[str, int]], timeout_s: float
 ) -> list[tuple[str, int]]:
+    committed = committed_offsets(admin, group, timeout_s)
+    return [tp for tp in partitions if tp not in committed]
+
+
+def committed_offsets(admin: AdminClient, group: str, timeout_s: float = REQUEST_TIMEOUT_S) -> TopicOffsets:
+    """Return what a group has committed, nothing for a group that does not exist; Unavailable when Kafka does not answer."""
+    request = partial(admin.list_consumer_group_offsets, [ConsumerGroupTopicPartitions(group)])
     try:
-        request = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=timeout_s)
-        known = request[group].result(timeout_s + 1).topic_partitions
+        known = from_coordinator(request, group, timeout_s).topic_partitions
     except KafkaException as error:
         if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return list(partitions)
+            return {}
         raise _unavailable(error) from error
     except TimeoutError as error:
         raise _unavailable(error) from error
-    committed = {(tp.topic, tp.partition) for tp in known if tp.offset != OFFSET_INVALID and tp.offset >= 0}
-    return [tp for tp in partitions if tp not in committed]
+    return {(tp.topic, tp.partition): tp.offset for tp in known if tp.offset >= 0}
+
+
+def from_coordinator(request: Any, group: str, timeout_s: float) -> ConsumerGroupTopicPartitions:
+    """Return a coordinator's answer to a request that may be repeated; it is sent again every `ASK_AGAIN_S`.
+
+    librdkafka lets such a request wait for the next change of a broker's state when it did not find the coordinator at
+    once; when that change came just before, it waits out its whole time-out beside a healthy broker (rdkafka_coord.c,
+    "rely on state broadcast to trigger retry").
+    """
+    clock = SystemClock()
+    deadline = clock.monotonic() + timeout_s
+    while True:
+        wait_s = max(0.1, min(ASK_AGAIN_S, deadline - clock.monotonic()))
+        try:
+            answer: ConsumerGroupTopicPartitions = request(request_timeout=wait_s)[group].result(wait_s + 1)
+            return answer
+        except (KafkaException, TimeoutError) as error:
+            late = isinstance(error, TimeoutError) or error.args[0].code() == KafkaError._TIMED_OUT
+            if not late or clock.monotonic() >= deadline:
+                raise

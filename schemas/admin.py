@@ -1,10 +1,6 @@
-"""Topics on the broker: created from the catalogue, checked when they exist; and the offsets that groups start from.
+"""Topics on the broker: created from the catalogue, checked when they exist."""
 
-Production consumers use `auto.offset.reset=error`, so a group that lost its offsets stops instead of starting anywhere.
-What a new group starts from is therefore committed here once, before its first process runs.
-"""
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -52,56 +48,6 @@ def ensure_topics(settings: ClusterSettings, *, check_only: bool = False) -> Top
         raise InputError("\n".join(problems))
     _create(admin, missing, settings.replication_factor)
     return TopicsReport(tuple(spec.name for spec in missing), len(existing))
-
-
-def ensure_first_offsets(settings: ClusterSettings, groups: Mapping[str, Iterable[str]]) -> dict[str, int]:
-    """Commit the earliest offsets of the topics for every partition that a group has none for yet.
-
-    groups maps a consumer group to its topics. Offsets that are there stay. Returns how many partitions were committed,
-    by group; a group that is running and has all its offsets is left alone. Raises Unavailable, and InputError when a
-    topic does not exist or a group that lacks offsets is running.
-    """
-    admin = _admin(settings.kafka_bootstrap_servers)
-    from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
-    from confluent_kafka.admin import OffsetSpec
-
-    present = _listed(admin, settings.kafka_bootstrap_servers)
-    wanted: dict[str, list[tuple[str, int]]] = {}
-    for group, names in groups.items():
-        for name in names:
-            if name not in present:
-                raise InputError(f"{name} does not exist; run `make schemas`.")
-            wanted.setdefault(group, []).extend((name, partition) for partition in range(present[name]))
-    asked = {
-        group: admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])], request_timeout=TIMEOUT_S
-        )[group]
-        for group, places in wanted.items()
-    }
-    lacking = {
-        group: [(found.topic, found.partition) for found in _result(future).topic_partitions if found.offset < 0]
-        for group, future in asked.items()
-    }
-    places = sorted({place for rows in lacking.values() for place in rows})
-    if not places:
-        return dict.fromkeys(wanted, 0)
-    asked_offsets = admin.list_offsets(
-        {TopicPartition(*place): OffsetSpec.earliest() for place in places}, request_timeout=TIMEOUT_S
-    )
-    earliest = {(key.topic, key.partition): _result(future).offset for key, future in asked_offsets.items()}
-    commits = {
-        group: admin.alter_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group, [TopicPartition(*place, earliest[place]) for place in rows])],
-            request_timeout=TIMEOUT_S,
-        )[group]
-        for group, rows in lacking.items()
-        if rows
-    }
-    for future in commits.values():
-        for done in _result(future).topic_partitions:
-            if done.error is not None:
-                raise InputError(f"the first offset of {done.topic} [{done.partition}] cannot be committed: {done.error.str()}")
-    return {group: len(rows) for group, rows in lacking.items()}
 
 
 def _admin(bootstrap_servers: str) -> "AdminClient":

