@@ -2,8 +2,10 @@
 
 import click
 
+from edge.controls import resume, stop, stops
+from edge.newsletters import newsletter
 from edge.people import link, prefer, subscribe, unlink, unsubscribe
-from edge.publishing import alert, alert_cancel, newsletter, publish, resume, retract, stop, stops
+from edge.publishing import alert, alert_cancel, publish, retract
 from edge.watching import show, watch
 from runtime.commands import run_group
 from runtime.settings import Settings

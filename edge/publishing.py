@@ -1,4 +1,4 @@
-"""Commands about content: publish, retract, alert, alert-cancel, newsletter, and stop and resume of sending.
+"""Commands about content: publish, retract, alert and alert-cancel.
 
 Everything is checked before anything is produced: one wrong line of a file, and nothing of it is written.
 """
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.errors import EventRefused, InputError, SetupError, Unavailable
-from core.names import CHANNELS, PRIORITIES
+from core.names import PRIORITIES
 from runtime.output import Output
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
     from edge.writing import Log, NewEvent
     from runtime.documents import Document
-    from schemas.records import Event
 
 
 def read_events(event: str, key: str, topic: str, documents: "list[Document]", defaults: Mapping[str, Any]) -> "list[NewEvent]":
@@ -136,11 +135,11 @@ def retract(output: Output, publication: str, reason: str) -> None:
             "retracted_by": log.settings.actor,
             "retracted_at": log.clock.now(),
         }
-        log.write_one(_one("PublicationRetracted", "publication_id", log.topics.publications, fields))
+        log.write_one(one_event("PublicationRetracted", "publication_id", log.topics.publications, fields))
     output.item({"publication_id": publication, "state": "retracted"})
 
 
-def _one(event: str, key: str, topic: str, fields: Mapping[str, Any]) -> "NewEvent":
+def one_event(event: str, key: str, topic: str, fields: Mapping[str, Any]) -> "NewEvent":
     """Return one event from options; InputError names the field."""
     from edge.writing import NewEvent
     from runtime.documents import event_value
@@ -220,183 +219,5 @@ def alert_cancel(output: Output, alert_id: str, reason: str) -> None:
 
     with Log(Settings.load()) as log:
         fields = {"alert_id": alert_id, "reason": reason, "cancelled_at": log.clock.now()}
-        log.write_one(_one("AlertCancelled", "alert_id", log.topics.alerts, fields))
+        log.write_one(one_event("AlertCancelled", "alert_id", log.topics.alerts, fields))
     output.item({"alert_id": alert_id, "state": "cancelled"})
-
-
-@click.group()
-def newsletter() -> None:
-    """Define newsletters, and list them."""
-
-
-NEWSLETTER_DEFAULTS: dict[str, Any] = {
-    "subject": "{title}",
-    "days": [1, 2, 3, 4, 5, 6, 7],
-    "local_minute": 540,
-    "audience_topics": [],
-    "audience_languages": [],
-    "audience_tags": [],
-    "audience_channels": [],
-    "content_types": [],
-    "max_age_h": 72,
-    "min_quality": 0.8,
-    "max_items": 10,
-    "half_life_h": 24.0,
-    "template": "newsletter",
-    "canary_share": 0.0,
-    "canary_hold_min": 30,
-    "on_unknown": "hold",
-}
-"""What a definition may leave out: every day at 9:00 local time, for everybody who subscribed, the 10 best of 3 days."""
-
-
-@newsletter.command("define", epilog="Example: newswire newsletter define daily.json")
-@click.argument("file")
-@click.pass_obj
-def newsletter_define(output: Output, file: str) -> None:
-    """Define the newsletters of FILE: JSON or JSONL in the form of NewsletterDefined, - for standard input.
-
-    Needed are newsletter_id, name, from_address and postal_address. The revision is the next one when it is left out; the
-    same definition again changes nothing.
-    """
-    from edge.writing import Log
-    from runtime.documents import read_documents
-
-    documents = read_documents(file, sys.stdin)
-    with Log(Settings.load()) as log:
-        known = {event.key: event for event in _newsletters(log)}
-        defaults = {**NEWSLETTER_DEFAULTS, "defined_at": log.clock.now()}
-        written = []
-        for document in documents:
-            fields = document.fields
-            earlier = known.get(str(fields.get("newsletter_id")))
-            before = earlier.value["revision"] if earlier else 0
-            filled = {**defaults, "from_name": fields.get("name"), "revision": max(before, 1), **fields}
-            event = read_events("NewsletterDefined", "newsletter_id", log.topics.newsletters, [document], filled)[0]
-            revision = _revision_of(document, event, earlier, given="revision" in fields)
-            written.append((event.key, revision, revision != before))
-            if revision != before:
-                log.write_one(event._replace(value={**event.value, "revision": revision}))
-    for key, revision, changed in written:
-        output.item({"newsletter_id": key, "revision": revision, "changed": changed})
-
-
-def _revision_of(document: "Document", event: "NewEvent", earlier: "Event | None", *, given: bool) -> int:
-    """Return the revision to write, that of the known definition when nothing changed; InputError for a wrong one."""
-    asked: int = event.value["revision"]
-    if earlier is None:
-        return asked if given else 1
-    before: int = earlier.value["revision"]
-    mine = {name: value for name, value in event.value.items() if name not in ("revision", "defined_at")}
-    different = first_difference(mine, earlier.value)
-    if not given:
-        return before if different is None else before + 1
-    if asked < before or (asked == before and different is not None):
-        field = "revision" if asked < before else different
-        raise document.refuse(
-            InputError(f"{field}: revision {before} is defined already; give {before + 1}, or leave revision out")
-        )
-    return asked
-
-
-def _newsletters(log: "Log") -> "list[Event]":
-    """Return the newest definition of each newsletter."""
-    newest: dict[str, Event] = {}
-    for event in log.read_all(log.partitions(log.topics.newsletters)):
-        if event.name == "NewsletterDefined" and (
-            event.key not in newest or event.value["revision"] >= newest[event.key].value["revision"]
-        ):
-            newest[event.key] = event
-    return [newest[key] for key in sorted(newest)]
-
-
-@newsletter.command("list", epilog="Example: newswire newsletter list")
-@click.pass_obj
-def newsletter_list(output: Output) -> None:
-    """List the newsletters as they are defined now."""
-    from edge.writing import Log
-
-    days = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-    with Log(Settings.load()) as log:
-        rows = [
-            (
-                v["newsletter_id"],
-                v["revision"],
-                v["name"],
-                "daily" if len(set(v["days"])) == 7 else " ".join(days[d - 1] for d in v["days"]),
-                f"{v['local_minute'] // 60:02d}:{v['local_minute'] % 60:02d}",
-                v["max_items"],
-                v["from_address"],
-            )
-            for v in (event.value for event in _newsletters(log))
-        ]
-    output.table("Newsletters", ["newsletter_id", "revision", "name", "days", "local_time", "max_items", "from_address"], rows)
-
-
-def _control(action: str, scope: str, name: str | None, reason: str) -> dict[str, Any]:
-    """Write a ControlChanged; return what was changed."""
-    from edge.writing import Log
-
-    if (scope == "all") != (name is None):
-        raise InputError(f"scope: expected `{action} all`, `{action} channel NAME` or `{action} source ID`")
-    if scope == "channel" and name not in CHANNELS:
-        raise InputError(f"channel: {name!r} is none; expected one of {', '.join(CHANNELS)}")
-    control_id = scope if name is None else f"{scope}/{name}"
-    with Log(Settings.load()) as log:
-        if scope == "source":
-            _check_source(log, name or "")
-        now, actor = log.clock.now(), log.settings.actor
-        fields = {"control_id": control_id, "action": action, "reason": reason, "changed_by": actor, "changed_at": now}
-        log.write_one(_one("ControlChanged", "control_id", log.topics.controls, fields))
-    return {"control_id": control_id, "action": action}
-
-
-def _check_source(log: "Log", name: str) -> None:
-    """Refuse what is no alert_id and names no newsletter: a stop with a typing error would stop nothing and look well."""
-    from schemas.checks import uuid as is_no_uuid
-
-    if is_no_uuid(name) is None:
-        return
-    newsletters = [event.key for event in _newsletters(log)]
-    if name.partition("@")[0] not in newsletters:
-        known = ", ".join(newsletters) or "none"
-        raise InputError(f"source: {name!r} is no alert_id, and there is no such newsletter; known are: {known}")
-
-
-_SCOPE = click.argument("scope", type=click.Choice(["all", "channel", "source"]))
-
-
-@click.command(epilog='Example: newswire stop channel slack --reason "The workspace is being moved"')
-@_SCOPE
-@click.argument("name", required=False)
-@click.option("--reason", required=True, help="Why, for people.")
-@click.pass_obj
-def stop(output: Output, scope: str, name: str | None, reason: str) -> None:
-    """Stop sending: all, one channel, or one source (an alert_id, a newsletter_id, or newsletter_id@minute).
-
-    No call begins later than 2 s after this command has ended. What waits is held until it is resumed, or not worth sending.
-    """
-    output.item(_control("stop", scope, name, reason))
-
-
-@click.command(epilog="Example: newswire stops")
-@click.pass_obj
-def stops(output: Output) -> None:
-    """List what is stopped now, since when, by whom and why."""
-    from edge.writing import Log
-
-    with Log(Settings.load()) as log:
-        last = {e.key: e.value for e in log.read_all(log.partitions(log.topics.controls)) if e.name == "ControlChanged"}
-    columns = ["control_id", "changed_at", "changed_by", "reason"]
-    rows = [tuple(value[name] for name in columns) for _, value in sorted(last.items()) if value["action"] == "stop"]
-    output.table("Stopped", columns, rows)
-
-
-@click.command(epilog='Example: newswire resume channel slack --reason "Moved"')
-@_SCOPE
-@click.argument("name", required=False)
-@click.option("--reason", required=True, help="Why, for people.")
-@click.pass_obj
-def resume(output: Output, scope: str, name: str | None, reason: str) -> None:
-    """Send what was stopped, as far as it is still worth sending, and go on."""
-    output.item(_control("resume", scope, name, reason))

@@ -134,14 +134,12 @@ def _where(layout: Layout, console: Console) -> None:
     values = read_env(layout.stack_env)
     only_infra = Remembered.load(layout).only == "infra"
     shown = Path(os.path.relpath(layout.stack_env))
+    home = "" if layout.home.name == ".newswire" else f"NEWSWIRE_HOME={os.path.relpath(layout.home)} "
     lines = [("messages", values["NEWSWIRE_INBOX_URL"])]
     if not only_infra:
-        lines += [("read models", f'psql "{values["DATABASE_URL"]}"')]
+        lines += [("read models", "make psql" if not home else f'. {shown} && psql "$DATABASE_URL"')]
     lines += [
-        (
-            "Kafka",
-            f"{'' if layout.home.name == '.newswire' else f'NEWSWIRE_HOME={os.path.relpath(layout.home)} '}bin/kafka topics",
-        ),
+        ("Kafka", f"{home}bin/kafka topics"),
         ("addresses", str(shown)),
     ]
     for name, text in lines:

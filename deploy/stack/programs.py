@@ -14,8 +14,8 @@ from deploy.stack.ports import BROKERS, brokers
 INFRA, NEWSWIRE = "infra", "newswire"
 """The two groups: servers, and Newswire's own processes."""
 
-URGENT, MIDDLE, BULK = 0, 5, 10
-"""Nice levels: what alerts and unsubscribing wait for comes first, bulk yields."""
+URGENT, MIDDLE, BULK, AFTERWARDS = 0, 5, 10, 15
+"""Nice levels: what alerts and unsubscribing wait for comes first, bulk yields, and what only reads the outcome comes last."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ PROCESSES = (
     Process("newsletters", BULK, "decides who gets an issue, and with what in it", "newsletters"),
     Process("fanout-bulk", BULK, "makes deliveries of decided issues", "fanout-bulk"),
     *(_sink(channel, "bulk") for channel in ("ses", "slack", "discord", "webhook")),
-    Process("projections", BULK, "fills the read models that SQL users see as api.*", statement=_PROJECTIONS_READY),
+    Process("projections", AFTERWARDS, "fills the read models that SQL users see as api.*", statement=_PROJECTIONS_READY),
 )
 """Every Newswire process, in the order in which they are started."""
 
