@@ -17,6 +17,7 @@ from core.content import ALERT_QUALITY
 from core.folding import StateEvent, to_ms
 from core.names import CHANNELS
 from core.packing import pack, pack_bytes, unpack, unpack_bytes
+from core.rules import MAX_ALERT_LIFE
 from core.schedule import local_minute_of_day
 from core.subscribers import SubscriberTable
 from core.verdicts import (
@@ -159,4 +160,4 @@ def alert_verdicts(state: AlertState, alert: Mapping[str, Any], rows: Rows, now:
 
 def alert_not_after(raised_at: datetime, expires_at: datetime | None) -> datetime:
     """Return when an alert stops being worth sending: its expiry, 24 h after it was raised by default, never above 5 days."""
-    return min(expires_at or raised_at + timedelta(days=1), raised_at + timedelta(days=5))
+    return min(expires_at or raised_at + timedelta(days=1), raised_at + MAX_ALERT_LIFE)

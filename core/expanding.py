@@ -34,35 +34,59 @@ def _ids(*first: str) -> Callable[..., str]:
     return text
 
 
+_SHARED: Final = (
+    "source_id",
+    "source_kind",
+    "lane",
+    "priority",
+    "newsletter_id",
+    "newsletter_revision",
+    "alert_partition",
+    "alert_offset",
+    "not_after",
+    "decided_at",
+)
+
+
 def expand(value: Mapping[str, Any], partition: int, offset: int) -> Iterator[dict[str, Any]]:
     """Yield the value of DeliveryRequested for each chosen delivery of an AudienceDecided that is at this position."""
+    same = shared_fields(value, partition, offset)
+    for own, entry in own_fields(value):
+        yield {**same, **own, "items": _items(value, entry)}
+
+
+def shared_fields(value: Mapping[str, Any], partition: int, offset: int) -> dict[str, Any]:
+    """Return the fields that all deliveries of a decision have in common."""
+    return {name: value[name] for name in _SHARED} | {"decision_partition": partition, "decision_offset": offset}
+
+
+def _items(value: Mapping[str, Any], entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    publications, reasons = value["publications"], value["reasons"]
+    return [
+        {
+            **publications[item["publication"]],
+            "score": item["score"],
+            "reason": reasons[item["reason"]],
+            "propensity": item["propensity"],
+        }
+        for item in entry["items"]
+    ]
+
+
+def own_fields(value: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """Yield for each chosen delivery its other fields without the items, and the entry of the decision that holds these."""
     kind, source_id, newsletter_id = value["source_kind"], value["source_id"], value["newsletter_id"]
     not_after: datetime = value["not_after"]
-    same = {
-        "source_id": source_id,
-        "source_kind": kind,
-        "lane": value["lane"],
-        "priority": value["priority"],
-        "newsletter_id": newsletter_id,
-        "newsletter_revision": value["newsletter_revision"],
-        "alert_partition": value["alert_partition"],
-        "alert_offset": value["alert_offset"],
-        "not_after": not_after,
-        "decision_partition": partition,
-        "decision_offset": offset,
-        "decided_at": value["decided_at"],
-    }
     day = not_after.astimezone(UTC).strftime("%Y%m%d")
     issue_of, delivery_of = _ids("issue"), _ids("delivery")
     channels, languages, groups = value["channels"], value["languages"], value["issue_groups"]
-    publications, reasons, variants = value["publications"], value["reasons"], value["variants"]
+    variants = value["variants"]
     for entry in value["chosen"]:
         subscriber_id = _dashed(entry["subscriber"].hex())
         channel = channels[entry["channel"]]
         group = groups[entry["issue_group"]] if entry["issue_group"] >= 0 else None
         cause_id = source_id if group is None else issue_of(subscriber_id, newsletter_id, group)
-        yield {
-            **same,
+        own = {
             "delivery_id": f"{day}-{delivery_of(cause_id, kind, subscriber_id, channel)}",
             "subscriber_id": subscriber_id,
             "cause_id": cause_id,
@@ -70,14 +94,6 @@ def expand(value: Mapping[str, Any], partition: int, offset: int) -> Iterator[di
             "issue_group": group,
             "address": entry["address"],
             "language": languages[entry["language"]],
-            "items": [
-                {
-                    **publications[item["publication"]],
-                    "score": item["score"],
-                    "reason": reasons[item["reason"]],
-                    "propensity": item["propensity"],
-                }
-                for item in entry["items"]
-            ],
             "variant": variants[entry["variant"]] if entry["variant"] >= 0 else None,
         }
+        yield own, entry

@@ -15,9 +15,10 @@ from core.alert_state import AlertState, alert_verdicts
 from core.deciding import work_out_issues
 from core.names import CHANNELS, GATE_REASONS, NO_CHANNEL
 from core.newsletter_state import NewsletterState
-from core.schedule import SLOT_MIN, local_slots
+from core.schedule import local_slots
 from core.subscribers import SubscriberTable, subscriber_key
 from core.verdicts import CHOSEN, GATES, NOT_CONCERNED, Rows, Verdicts
+from core.zones import SLOT_MIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ States are compared by rank (core/names.py), never by arrival, so that any order
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from core.names import STATE_RANK
@@ -26,19 +27,23 @@ class Effect:
     """bounced, complained or disabled: the reason of ChannelUnlinked."""
 
 
+_NOTHING: Final = Effect()
+_EFFECTS: Final = MappingProxyType(
+    {
+        "ProviderAccepted": Effect("sent"),
+        "ProviderDelivered": Effect("confirmed"),
+        "ComplaintReceived": Effect("failed", "complained", "complained"),
+        "EndpointDisabled": Effect(suppress="disabled"),
+    }
+)
+"""Event and what it means, whatever is in it."""
+
+
 def effect_of(name: str, value: Mapping[str, Any]) -> Effect:
     """Return what an event of provider-events means; nothing for one that is only kept."""
-    if name == "ProviderAccepted":
-        return Effect("sent")
-    if name == "ProviderDelivered":
-        return Effect("confirmed")
-    if name == "ComplaintReceived":
-        return Effect("failed", "complained", "complained")
-    if name == "EndpointDisabled":
-        return Effect(suppress="disabled")
     if name == "DeliveryBounced":
         return _bounced(bool(value["permanent"]), str(value["detail"] or ""))
-    return Effect()
+    return _EFFECTS.get(name, _NOTHING)
 
 
 def _bounced(permanent: bool, detail: str) -> Effect:
@@ -46,7 +51,7 @@ def _bounced(permanent: bool, detail: str) -> Effect:
         return Effect("failed", "rejected")
     if permanent:
         return Effect("failed", "bounced", "bounced")
-    return Effect() if detail == AUTOMATIC_REPLY else Effect("failed", "bounced")
+    return _NOTHING if detail == AUTOMATIC_REPLY else Effect("failed", "bounced")
 
 
 def stronger(first: Effect, second: Effect) -> Effect:

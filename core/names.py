@@ -13,7 +13,8 @@ NO_CHANNEL: Final = "none"
 """Channel column of what has no channel, such as a subscriber who was gated because none is verified."""
 
 PRIORITIES: Final = ("critical", "high", "normal", "low")
-SOURCE_KINDS: Final = ("alert", "newsletter")
+POLICIES: Final = ("resend", "hold")
+"""What a source wants done about a delivery that stays unknown."""
 NOTICE: Final = "notice"
 """Kind of source of what Newswire itself tells one person, such as that their endpoint was disabled: no decision is behind it, so
 it is no part of the accounting."""

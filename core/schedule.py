@@ -3,29 +3,18 @@
 Slots lie on quarter hours of UTC; every offset in use is a multiple of a quarter hour, so every local quarter hour is one.
 Daylight saving: a local time that does not exist is due at the first slot after the gap, and one that comes twice is due the
 first time only.
-
-Time-zone data comes from the `tzdata` package, whose version is recorded with every decision, and never from the machine, so
-that deciding again on another host gives the same answer. It is read once a zone, as package data.
 """
 
-import importlib.metadata
-import importlib.resources
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from functools import cache, lru_cache
-from typing import Final, TypeAlias
-from zoneinfo import ZoneInfo
+from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-TZDATA_VERSION: Final = importlib.metadata.version("tzdata")
-SLOT_MIN: Final = 15
-"""Minutes between slots: the greatest common divisor of all offsets in use."""
-
-FALLBACK_ZONE: Final = "UTC"
-"""The zone of a subscriber whose zone is not known to the pinned data."""
+from core.zones import SLOT_MIN, zone, zone_names
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
@@ -40,21 +29,6 @@ class LocalSlot:
     def __str__(self) -> str:
         """Return the issue_group, such as 2026-11-22T09:00."""
         return f"{self.day.isoformat()}T{self.minute // 60:02d}:{self.minute % 60:02d}"
-
-
-@cache
-def zone_names() -> frozenset[str]:
-    """Return the IANA zones of the pinned data."""
-    return frozenset((importlib.resources.files("tzdata") / "zones").read_text(encoding="utf-8").split()) | {FALLBACK_ZONE}
-
-
-@cache
-def zone(name: str) -> ZoneInfo:
-    """Return a zone of the pinned data; KeyError when there is none of this name."""
-    if name not in zone_names():
-        raise KeyError(name)
-    with (importlib.resources.files("tzdata") / "zoneinfo").joinpath(*name.split("/")).open("rb") as data:
-        return ZoneInfo.from_file(data, key=name)
 
 
 def is_slot(minute: datetime) -> bool:

@@ -15,11 +15,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import EventRefused
 from core.folding import StateEvent, to_ms
 from core.names import CHANNELS
 from core.packing import pack, pack_bytes, unpack, unpack_bytes
-from core.schedule import FALLBACK_ZONE, zone_names
+from core.rules import obeys
+from core.zones import FALLBACK_ZONE
 
 Array = npt.NDArray[Any]
 
@@ -188,9 +188,7 @@ class SubscriberTable:
         handler = _HANDLERS.get(event.name)
         if handler is None:
             return False
-        try:
-            check_subscriber_event(event.name, event.value)
-        except EventRefused:
+        if not obeys(event.name, event.value):
             return True
         row = self.row(subscriber_key(event.value["subscriber_id"]))
         if not self._columns["erased"][row]:
@@ -362,32 +360,3 @@ _HANDLERS: Final = {
     "SubscriberUnsubscribed": SubscriberTable._unsubscribed,
     "SubscriberErased": SubscriberTable._erased,
 }
-
-
-def check_subscriber_event(name: str, value: Mapping[str, Any]) -> None:
-    """Raise EventRefused, naming the field, when an event of the subscribers topic breaks a rule of its contract."""
-    try:
-        subscriber_key(value["subscriber_id"])
-    except ValueError:
-        raise EventRefused(name, "subscriber_id", f"{value['subscriber_id']!r} is no UUID") from None
-    zone = value.get("time_zone")
-    if zone is not None and zone not in zone_names():
-        raise EventRefused(name, "time_zone", f"{zone!r} is no IANA time zone; use one such as Europe/Berlin")
-    named = [("channel", value["channel"])] if "channel" in value else []
-    named += [(field, channel) for field in ("channels", "urgent_channels") for channel in value.get(field) or ()]
-    for field, channel in named:
-        if channel not in CHANNEL_INDEX:
-            raise EventRefused(name, field, f"{channel!r} is no channel; use one of {', '.join(CHANNELS)}")
-    if name == "SubscriberUnsubscribed" and value["kind"] not in ("newsletter", "alerts", "all"):
-        raise EventRefused(name, "kind", f"{value['kind']!r} is none of newsletter, alerts, all")
-    for item in value.get("topics") or ():
-        if not 0 < item["weight"] <= 1:
-            raise EventRefused(
-                name, "topics", f"the weight of {item['topic']!r} is {item['weight']}; it must be above 0, at most 1"
-            )
-    minute = value.get("local_minute")
-    if minute is not None and minute != -1 and not (0 <= minute < 1440 and minute % 15 == 0):
-        raise EventRefused(name, "local_minute", f"{minute} is no quarter hour of a day: use a multiple of 15 below 1440, or -1")
-    for hours in value.get("quiet_hours") or ():
-        if not all(0 <= hours[field] < 1440 for field in ("start_minute", "end_minute")):
-            raise EventRefused(name, "quiet_hours", "start_minute and end_minute lie between 0 and 1439")

@@ -15,17 +15,14 @@ import numpy.typing as npt
 
 from core.errors import SetupError
 from core.names import CHANNELS, GATE_REASONS, NO_CHANNEL
-from core.schedule import TZDATA_VERSION
 from core.subscribers import SubscriberTable
+from core.zones import TZDATA_VERSION
 
 CODE_VERSION: Final = "deciding-1"
 """Raised when the same state and event would be decided otherwise; recorded with every decision."""
 
 MAX_RECORD_BYTES: Final = 512 * 1024
 """A decision record stays below this uncompressed: a quarter of what topics and clients allow."""
-
-MAX_AGE_MS: Final = 5 * 86_400_000
-"""No delivery is worth sending for longer than 5 days after its source."""
 
 DAY_MS: Final = 86_400_000
 

@@ -134,11 +134,22 @@ def run(demo: Demo) -> bool:
 
 def publish(demo: Demo, given: Given) -> None:
     """Publish the articles and wait until each is approved or rejected."""
-    sql = "select count(*) from api.publications where publication_id = any(%s::uuid[]) and state in ('approved', 'rejected')"
+    sql = """select count(*) filter (where state in ('approved', 'rejected')),
+                    min(publication_id::text) filter (where state = 'retracted')
+             from api.publications where publication_id = any(%s::uuid[])"""
+
+    def scored() -> int:
+        count, retracted = demo.query(sql, given.publication_ids)[0]
+        if retracted is not None:
+            raise StepFailed(
+                f"publication {retracted} was retracted, and the demo counts on all of its articles; "
+                f"`{demo.runner('clean')}` removes this stack with its data, then the demo begins anew."
+            )
+        return int(count)
+
     with demo.step("publish and score"):
         demo.command("publish", str(given.folder / "publications.jsonl"))
-        count = len(given.publications)
-        demo.wait("publications scored", count, lambda: int(demo.query(sql, given.publication_ids)[0][0]))
+        demo.wait("publications scored", len(given.publications), scored)
 
 
 def register(demo: Demo, given: Given) -> None:
@@ -276,7 +287,7 @@ def where_to_look(demo: Demo, given: Given) -> None:
     lines = {
         "the messages": demo.env["NEWSWIRE_INBOX_URL"],
         "the accounting": f"""make psql ARGS='{option}-c "select * from api.accounting"'""",  # noqa: S608 - a command to read
-        "one person": demo.prefixed(f".venv/bin/newswire why {given.newsletter} {person}"),
+        "one person": demo.prefixed(f"bin/newswire why {given.newsletter} {person}"),
         "the log": demo.prefixed("bin/kafka groups --describe --all-groups"),
         "stop it": demo.runner("down"),
     }

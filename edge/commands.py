@@ -2,10 +2,11 @@
 
 import click
 
+from edge.alerts import alert, alert_cancel
 from edge.controls import resume, stop, stops
 from edge.newsletters import newsletter
 from edge.people import link, prefer, subscribe, unlink, unsubscribe
-from edge.publishing import alert, alert_cancel, publish, retract
+from edge.publishing import publish, retract
 from edge.watching import show, watch
 from runtime.commands import run_group
 from runtime.settings import Settings

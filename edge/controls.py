@@ -35,11 +35,11 @@ def _control(action: str, scope: str, name: str | None, reason: str) -> dict[str
 
 def _check_source(log: "Log", name: str) -> None:
     """Refuse what is no alert_id and names no newsletter: a stop with a typing error would stop nothing and look well."""
-    from schemas.checks import uuid as is_no_uuid
+    from core.checks import uuid as is_no_uuid
 
     if is_no_uuid(name) is None:
         return
-    newsletters = [event.key for event in defined_newsletters(log)]
+    newsletters = [definition["newsletter_id"] for definition in defined_newsletters(log).all()]
     if name.partition("@")[0] not in newsletters:
         known = ", ".join(newsletters) or "none"
         raise InputError(f"source: {name!r} is no alert_id, and there is no such newsletter; known are: {known}")

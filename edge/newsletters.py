@@ -4,19 +4,21 @@ A definition is checked before it is written, and one that changes nothing write
 """
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from core.errors import InputError
-from edge.publishing import first_difference, read_events
+from core.newsletters import difference
+from edge.publishing import read_events
 from runtime.output import Output
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
+    from core.newsletters import Definitions
     from edge.writing import Log, NewEvent
     from runtime.documents import Document
-    from schemas.records import Event
 
 
 @click.group()
@@ -59,13 +61,13 @@ def newsletter_define(output: Output, file: str) -> None:
 
     documents = read_documents(file, sys.stdin)
     with Log(Settings.load()) as log:
-        known = {event.key: event for event in defined_newsletters(log)}
+        known = defined_newsletters(log)
         defaults = {**NEWSLETTER_DEFAULTS, "defined_at": log.clock.now()}
         written = []
         for document in documents:
             fields = document.fields
-            earlier = known.get(str(fields.get("newsletter_id")))
-            before = earlier.value["revision"] if earlier else 0
+            earlier = known.newest(str(fields.get("newsletter_id")))
+            before = earlier["revision"] if earlier else 0
             filled = {**defaults, "from_name": fields.get("name"), "revision": max(before, 1), **fields}
             event = read_events("NewsletterDefined", "newsletter_id", log.topics.newsletters, [document], filled)[0]
             revision = _revision_of(document, event, earlier, given="revision" in fields)
@@ -76,14 +78,13 @@ def newsletter_define(output: Output, file: str) -> None:
         output.item({"newsletter_id": key, "revision": revision, "changed": changed})
 
 
-def _revision_of(document: "Document", event: "NewEvent", earlier: "Event | None", *, given: bool) -> int:
+def _revision_of(document: "Document", event: "NewEvent", earlier: Mapping[str, Any] | None, *, given: bool) -> int:
     """Return the revision to write, that of the known definition when nothing changed; InputError for a wrong one."""
     asked: int = event.value["revision"]
     if earlier is None:
         return asked if given else 1
-    before: int = earlier.value["revision"]
-    mine = {name: value for name, value in event.value.items() if name not in ("revision", "defined_at")}
-    different = first_difference(mine, earlier.value)
+    before: int = earlier["revision"]
+    different = difference(event.value, earlier)
     if not given:
         return before if different is None else before + 1
     if asked < before or (asked == before and different is not None):
@@ -94,15 +95,14 @@ def _revision_of(document: "Document", event: "NewEvent", earlier: "Event | None
     return asked
 
 
-def defined_newsletters(log: "Log") -> "list[Event]":
-    """Return the newest definition of each newsletter."""
-    newest: dict[str, Event] = {}
+def defined_newsletters(log: "Log") -> "Definitions":
+    """Return the newsletters as they are defined now."""
+    from core.newsletters import Definitions
+
+    known = Definitions()
     for event in log.read_all(log.partitions(log.topics.newsletters)):
-        if event.name == "NewsletterDefined" and (
-            event.key not in newest or event.value["revision"] >= newest[event.key].value["revision"]
-        ):
-            newest[event.key] = event
-    return [newest[key] for key in sorted(newest)]
+        known.apply(event, event.offset)
+    return known
 
 
 @newsletter.command("list", epilog="Example: newswire newsletter list")
@@ -123,6 +123,6 @@ def newsletter_list(output: Output) -> None:
                 v["max_items"],
                 v["from_address"],
             )
-            for v in (event.value for event in defined_newsletters(log))
+            for v in defined_newsletters(log).all()
         ]
     output.table("Newsletters", ["newsletter_id", "revision", "name", "days", "local_time", "max_items", "from_address"], rows)

@@ -114,16 +114,49 @@ def subscribe(output: Output, /, file: str | None, **options: Any) -> None:
     documents, secret = ([], None) if file is not None else _from_options(options)
     profiles = _profiles(file, documents)
     new = 0
-    with Directory(Settings.load()) as directory, output.progress(len(profiles), "registering") as done:
+    settings = Settings.load()
+    unknown = _unknown_newsletters(settings, {name for p in profiles for name in p.preferences.get("newsletters") or ()})
+    with Directory(settings) as directory, output.progress(len(profiles), "registering") as done:
         for start in range(0, len(profiles), BATCH):
             answers = directory.register(profiles[start : start + BATCH])
             new += sum(answer.new for answer in answers)
             done(len(answers))
     if file is None:
-        shown = {"webhook_secret": secret} if secret is not None and new else {}
-        output.item({"subscriber_id": answers[0].subscriber_id, "new": bool(new), **shown})
+        subscriber_id, (profile,) = answers[0].subscriber_id, profiles
+        made = _registered(profile, secret) if new else {}
+        output.item({"subscriber_id": subscriber_id, "new": bool(new), **made, **unknown})
+        if not new:
+            output.say(
+                "They are known and were left unchanged: `newswire prefer` changes preferences, `newswire link` addresses."
+            )
     else:
-        output.item({"registered": new, "known": len(profiles) - new})
+        output.item({"registered": new, "known": len(profiles) - new, **unknown})
+    _warn(output, unknown)
+
+
+def _registered(profile: "Profile", secret: str | None) -> dict[str, Any]:
+    """Return what counts for a new subscriber; a secret that was made is shown this once."""
+    wanted = profile.preferences
+    shown = {"time_zone": profile.registered["time_zone"], "newsletters": wanted.get("newsletters") or []}
+    shown |= {"alerts": bool(wanted.get("alerts")), "channels": wanted["channels"], "verified": profile.verified}
+    return shown if secret is None else {**shown, "webhook_secret": secret}
+
+
+def _unknown_newsletters(settings: Settings, wanted: set[str]) -> dict[str, list[str]]:
+    """Return which of these newsletters are not defined, as a field of an answer; nothing when all are."""
+    from edge.newsletters import defined_newsletters
+    from edge.writing import Log
+
+    if not wanted:
+        return {}
+    with Log(settings) as log:
+        known = {definition["newsletter_id"] for definition in defined_newsletters(log).all()}
+    return {"unknown_newsletters": sorted(wanted - known)} if wanted - known else {}
+
+
+def _warn(output: Output, unknown: dict[str, list[str]]) -> None:
+    for name in unknown.get("unknown_newsletters", ()):
+        output.say(f"There is no newsletter {name!r} (`newswire newsletter list` shows them): nothing comes until it is defined.")
 
 
 def _profiles(file: str | None, documents: list[dict[str, Any]]) -> "list[Profile]":
@@ -178,12 +211,15 @@ def prefer(output: Output, /, subscriber: str, **options: Any) -> None:
     changes, subscriber_id = read_preferences(options), read_subscriber_id(subscriber)
     if not changes:
         raise InputError("preferences: expected at least one option, such as --topics hep-ph")
-    with Directory(Settings.load()) as directory:
+    settings = Settings.load()
+    unknown = _unknown_newsletters(settings, set(changes.get("newsletters") or ()))
+    with Directory(settings) as directory:
         try:
             directory.prefer(subscriber_id, changes)
         except EventRefused as error:
             raise InputError(f"{error.field}: {error.reason}") from None
-    output.item({"subscriber_id": subscriber_id, "changed": sorted(changes)})
+    output.item({"subscriber_id": subscriber_id, "changed": sorted(changes), **unknown})
+    _warn(output, unknown)
 
 
 @click.command(
@@ -241,6 +277,9 @@ def unsubscribe(output: Output, subscriber: str, newsletter: str | None, alerts:
     if sum((newsletter is not None, alerts, everything)) != 1:
         raise InputError("kind: expected one of --newsletter ID, --alerts and --all")
     kind = "newsletter" if newsletter is not None else "alerts" if alerts else "all"
-    with Directory(Settings.load()) as directory:
+    settings = Settings.load()
+    unknown = _unknown_newsletters(settings, set() if newsletter is None else {newsletter})
+    with Directory(settings) as directory:
         directory.unsubscribe(subscriber_id, kind, newsletter)
-    output.item({"subscriber_id": subscriber_id, "kind": kind, "newsletter_id": newsletter})
+    output.item({"subscriber_id": subscriber_id, "kind": kind, "newsletter_id": newsletter, **unknown})
+    _warn(output, unknown)

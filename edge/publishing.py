@@ -1,17 +1,15 @@
-"""Commands about content: publish, retract, alert and alert-cancel.
+"""Commands about publications: publish and retract; and what commands that write events share.
 
 Everything is checked before anything is produced: one wrong line of a file, and nothing of it is written.
 """
 
 import sys
-import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from core.errors import EventRefused, InputError, SetupError, Unavailable
-from core.names import PRIORITIES
 from runtime.output import Output
 from runtime.settings import Settings
 
@@ -43,7 +41,13 @@ def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | 
     return next((name for name in one if one[name] != other.get(name)), None)
 
 
-@click.command(epilog="Example: newswire publish papers.jsonl")
+@click.command(
+    epilog="""\b
+Example: newswire publish papers.jsonl, with lines such as
+  {"publication_id": "6f1d4f0e-4c0b-4a53-9f0f-6f9e2a6f3a11", "revision": 1, "content_type": "article", "title": "A paper",
+   "summary": "What it says.", "url": "https://example.org/p", "authors": ["A. Author"], "topics": {"hep-ph": 1.0},
+   "language": "en", "published_at": "2026-11-21T08:30:00Z"}"""
+)
 @click.argument("file")
 @click.pass_obj
 def publish(output: Output, file: str) -> None:
@@ -117,6 +121,38 @@ def _known_publications(log: "Log", ids: list[str]) -> dict[str, dict[str, Any]]
     return {event.key: event.value for event in events.values()}
 
 
+class Known(NamedTuple):
+    """What is known of a publication."""
+
+    retracted: bool
+    quality: float | None
+
+
+def known_publication(log: "Log", publication_id: str) -> Known | None:
+    """Return what is known of a publication, None when it was never submitted.
+
+    The read model answers at once, and what it does not have (yet) is looked for in the log.
+    """
+    import psycopg
+
+    from runtime.postgres import connect
+
+    sql = "select state = 'retracted', quality from api.publications where publication_id::text = %s"
+    try:
+        with connect(log.settings.database_url) as connection:
+            row = connection.execute(sql, [publication_id]).fetchone()
+    except (Unavailable, SetupError, psycopg.Error):
+        row = None
+    if row is not None and row[1] is not None:
+        return Known(*row)
+    submitted, retracted, quality = False, False, None
+    for event in log.events_of(log.topics.publications, [publication_id]):
+        submitted = submitted or event.name == "PublicationSubmitted"
+        retracted = retracted or event.name == "PublicationRetracted"
+        quality = event.value["quality"] if event.name == "PublicationScored" else quality
+    return Known(retracted, quality) if submitted else None
+
+
 @click.command(epilog='Example: newswire retract 6f1d4f0e-4c0b-4a53-9f0f-6f9e2a6f3a11 --reason "The data were wrong"')
 @click.argument("publication")
 @click.option("--reason", required=True, help="Why, for people.")
@@ -128,6 +164,7 @@ def retract(output: Output, publication: str, reason: str) -> None:
     """
     from edge.writing import Log
 
+    publication = publication.strip().lower()
     with Log(Settings.load()) as log:
         fields = {
             "publication_id": publication,
@@ -135,8 +172,15 @@ def retract(output: Output, publication: str, reason: str) -> None:
             "retracted_by": log.settings.actor,
             "retracted_at": log.clock.now(),
         }
-        log.write_one(one_event("PublicationRetracted", "publication_id", log.topics.publications, fields))
-    output.item({"publication_id": publication, "state": "retracted"})
+        event = one_event("PublicationRetracted", "publication_id", log.topics.publications, fields)
+        known = known_publication(log, publication)
+        if known is None:
+            raise InputError(f"publication: there is none with the id {publication}; nothing was retracted")
+        if not known.retracted:
+            log.write_one(event)
+    output.item({"publication_id": publication, "state": "retracted", "changed": not known.retracted})
+    before = "It was retracted before: nothing was changed. " if known.retracted else ""
+    output.say(f"{before}`newswire recalls {publication}` shows what becomes of what was sent of it.")
 
 
 def one_event(event: str, key: str, topic: str, fields: Mapping[str, Any]) -> "NewEvent":
@@ -151,50 +195,6 @@ def one_event(event: str, key: str, topic: str, fields: Mapping[str, Any]) -> "N
     return NewEvent(topic, event, value, str(value[key]))
 
 
-@click.command(
-    epilog='Example: newswire alert --title "Release withdrawn" --body "Do not use it." --priority critical --quality 0.95'
-)
-@click.argument("file", required=False)
-@click.option("--file", "file_option", help="The same as FILE.")
-@click.option("--title", help="Title, at most 500 characters.")
-@click.option("--body", default="", help="Text.")
-@click.option("--url", help="Address of more.")
-@click.option("--topics", help="Whom it concerns, such as hep-ph,hep-th:0.5; nobody named means everybody who takes alerts.")
-@click.option(
-    "--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True, help="critical passes quiet hours and caps."
-)
-@click.option("--language", default="en", show_default=True, help="BCP 47 tag of the text.")
-@click.option("--quality", type=float, help="0 to 1; without it that of the publication counts.")
-@click.option("--publication", "publication_id", help="The publication it is about.")
-@click.option("--dedup-key", help="Alerts with the same key within a day reach a subscriber once.")
-@click.option("--expires-at", help="When it stops being worth sending, such as 2026-11-22T18:00:00Z; 24 h from now by default.")
-@click.option("--alert-id", help="UUID; a random one by default. The same id again is the same alert.")
-@click.pass_obj
-def alert(output: Output, /, file: str | None, file_option: str | None, topics: str | None, **options: Any) -> None:
-    """Raise an alert from options, or the alerts of FILE (JSON or JSONL in the form of AlertRaised, - for standard input)."""
-    from edge.writing import Log
-    from runtime.documents import Document, read_documents
-
-    name = file or file_option
-    if (name is None) == (options["title"] is None):
-        raise InputError("title: expected either --title or a FILE")
-    with Log(Settings.load()) as log:
-        now = log.clock.now()
-        if name is not None:
-            documents = read_documents(name, sys.stdin)
-        else:
-            fields = {field: value for field, value in options.items() if value is not None}
-            documents = [Document({**fields, "topics": parse_topics(topics or "")}, "alert")]
-        named = [Document({"alert_id": str(uuid.uuid4()), **d.fields}, d.place) for d in documents]
-        defaults = {"topics": [], "priority": "normal", "language": "en", "raised_at": now}
-        events = read_events("AlertRaised", "alert_id", log.topics.alerts, named, defaults)
-        with output.progress(len(events), "raising alerts") as done:
-            for count in log.write(events):
-                done(count)
-    for event in events:
-        output.item({"alert_id": event.key, "title": event.value["title"], "priority": event.value["priority"]})
-
-
 def parse_topics(text: str) -> dict[str, float]:
     """Return weights by topic of a text such as hep-ph,hep-th:0.5; InputError for a weight that is none."""
     found = {}
@@ -205,19 +205,3 @@ def parse_topics(text: str) -> dict[str, float]:
         except ValueError:
             raise InputError(f"topics: {weight!r} is no weight; expected such as hep-ph,hep-th:0.5") from None
     return found
-
-
-@click.command(
-    "alert-cancel", epilog='Example: newswire alert-cancel 0b5f8a3e-6f3e-4b64-9a39-0c8a3a6b0001 --reason "False alarm"'
-)
-@click.argument("alert_id")
-@click.option("--reason", required=True, help="Why, for people.")
-@click.pass_obj
-def alert_cancel(output: Output, alert_id: str, reason: str) -> None:
-    """Cancel an alert: what was not sent yet stays unsent, and what was is changed where the channel can."""
-    from edge.writing import Log
-
-    with Log(Settings.load()) as log:
-        fields = {"alert_id": alert_id, "reason": reason, "cancelled_at": log.clock.now()}
-        log.write_one(one_event("AlertCancelled", "alert_id", log.topics.alerts, fields))
-    output.item({"alert_id": alert_id, "state": "cancelled"})

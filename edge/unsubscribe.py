@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.ids import event_id
+from core.newsletters import Definitions
 from runtime.clock import Clock
 from runtime.failpoints import hit_async
 from runtime.producer import Producer
@@ -67,21 +68,19 @@ class Recorder:
 
 
 class NewsletterNames:
-    """Names of newsletters as their newest definitions say; `apply` runs in a follower's thread."""
+    """Names of newsletters as they are defined now; `apply` runs in a follower's thread."""
 
     def __init__(self) -> None:
-        self._names: dict[str, tuple[int, str]] = {}
+        self._definitions = Definitions()
 
     def apply(self, event: Event) -> None:
-        """Take over a NewsletterDefined unless a higher revision is known."""
-        if event.name == "NewsletterDefined":
-            known = self._names.get(event.value["newsletter_id"], (0, ""))
-            if event.value["revision"] >= known[0]:
-                self._names[event.value["newsletter_id"]] = (event.value["revision"], event.value["name"])
+        """Fold one event."""
+        self._definitions.apply(event, event.offset)
 
     def name_of(self, newsletter_id: str) -> str:
         """Return the name, or the id of a newsletter that is not known."""
-        return self._names.get(newsletter_id, (0, newsletter_id))[1]
+        known = self._definitions.newest(newsletter_id)
+        return newsletter_id if known is None else str(known["name"])
 
 
 NameOf = Callable[[str], str]

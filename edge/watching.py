@@ -121,7 +121,7 @@ def show(output: Output, publication: str, deliveries: bool | None) -> None:
     if not rows:
         raise InputError(f"publication: there is none with the id {publication} in api.publications, or not yet")
     with Log(settings) as log:
-        events = _history(log, publication)
+        events = list(log.events_of(log.topics.publications, [publication]))
         counts = _deliveries(log, settings, publication, deliveries)
     if output.json_mode:
         history = [{"at": e.time, "event": e.name, "revision": e.value.get("revision")} for e in events]
@@ -161,17 +161,8 @@ def _words(value: Any) -> Any:
 
 
 def _detail(value: Mapping[str, Any]) -> str:
-    named = (("quality", "quality {:.2f}"), ("reason", "{}"), ("scorer", "by {}"))
+    named = (("quality", "quality {:.2f}"), ("reason", "{}"), ("scorer", "by {}"), ("detail", "{}"))
     return ", ".join(text.format(value[name]) for name, text in named if value.get(name) is not None)
-
-
-def _history(log: "Log", publication: str) -> "list[Event]":
-    """Return all events of a publication in order; they are in the one partition of its key."""
-    from schemas.partition import partition_for
-
-    topic = log.topics.publications
-    partition = partition_for(publication.encode(), log.topics.spec(topic).partitions)
-    return [event for event in log.read_all([(topic, partition)]) if event.key == publication]
 
 
 def _deliveries(log: "Log", settings: Settings, publication: str, wanted: bool | None) -> list[dict[str, Any]] | None:

@@ -1,14 +1,16 @@
 """What the commands that produce events share: a codec, a producer, and reading a topic to its end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Self
 
 from core.errors import CodecError
 from runtime.clock import SystemClock
 from runtime.kafka import Producer, admin_client, end_offsets, partitions_of, read_range, start_offsets
+from runtime.reach import require_kafka
 from runtime.settings import Settings
 from schemas.codec import Codec
+from schemas.partition import partition_for
 from schemas.records import Event, Raw, Record
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
@@ -33,9 +35,10 @@ class NewEvent(NamedTuple):
 
 
 class Log:
-    """The log as commands see it; synchronous. Close it."""
+    """The log as commands see it; synchronous. Unavailable when Kafka cannot be reached. Close it."""
 
     def __init__(self, settings: Settings) -> None:
+        require_kafka(settings.kafka_bootstrap_servers)
         self.settings = settings
         self.topics = Topics(settings.topic_prefix, settings.shards)
         self.codec = Codec(self.topics, RegistrySource(settings.schema_registry_url))
@@ -81,6 +84,12 @@ class Log:
         """Yield every event that is in these partitions now, in order within each; what is no event is left out."""
         raws = read_range(self.settings, start_offsets(self._admin, places), end_offsets(self._admin, places))
         yield from self._decoded(raws)
+
+    def events_of(self, topic: str, keys: Collection[str]) -> Iterator[Event]:
+        """Yield every event of these keys, in order for each: reads the partitions that the keys belong in."""
+        count = self.topics.spec(topic).partitions
+        places = sorted({(topic, partition_for(key.encode(), count)) for key in keys})
+        return (event for event in self.read_all(places) if event.key in keys)
 
     def read_positions(self, topic: str, positions: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Event]:
         """Return the events at (partition, offset) of a topic; positions that are gone are left out.

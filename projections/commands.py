@@ -23,7 +23,7 @@ def group() -> None:
     """Look at the read models, rebuild them and verify them."""
 
 
-@group.command()
+@group.command(epilog="Example: newswire projections status")
 @click.pass_obj
 def status(output: Output) -> None:
     """Show the generations of each projection, their offsets and their lag behind the topics."""
@@ -36,7 +36,7 @@ def status(output: Output) -> None:
     output.table("Projections", columns, rows)
 
 
-@group.command()
+@group.command(epilog="Example: newswire projections rebuild deliveries")
 @click.argument("name", metavar="NAME|all")
 @click.pass_obj
 def rebuild(output: Output, name: str) -> None:
@@ -51,7 +51,7 @@ def rebuild(output: Output, name: str) -> None:
         output.say(f"{asked}: a rebuild is asked for; `newswire projections status` shows how far it is.")
 
 
-@group.command()
+@group.command(epilog="Example: newswire projections verify all")
 @click.argument("name", metavar="NAME|all")
 @click.pass_obj
 def verify(output: Output, name: str) -> None:
@@ -83,7 +83,7 @@ def verify(output: Output, name: str) -> None:
         sys.exit(1)
 
 
-@click.command()
+@click.command(epilog="Example: newswire accounting daily@2026-11-22T09:00Z")
 @click.argument("source", required=False)
 @click.option("--limit", default=20, show_default=True, help="Sources to show when none is named, newest first.")
 @click.pass_obj
@@ -95,7 +95,10 @@ def accounting(output: Output, source: str | None, limit: int) -> None:
     from projections.operations import ACCOUNTING_COLUMNS, accounting_rows
 
     rows = accounting_rows(Settings.load(), source, limit)
-    output.table("Accounting", ACCOUNTING_COLUMNS, rows)
+    if source is None or output.json_mode:
+        output.table("Accounting", ACCOUNTING_COLUMNS, rows)
+    else:
+        output.table(f"Accounting of {source}", ACCOUNTING_COLUMNS[1:], [row[1:] for row in rows])
     balance = ACCOUNTING_COLUMNS.index("balance")
     wrong = [row for row in rows if row[balance] != 0]
     if wrong:

@@ -236,7 +236,7 @@ class Engine:
     def _commit(self, follower: Follower) -> bool:
         """Commit for the group what is stored, then remember that it was; False, and no commit, when it was set back."""
         generation = follower.generation
-        if _set_back(self._log.committed(), generation.grouped):
+        if _set_back(self._log.committed(generation.offsets), generation.grouped):
             return False
         behind = {p: o for p, o in generation.offsets.items() if generation.grouped.get(p) != o}
         if behind:

@@ -5,7 +5,7 @@ committed all the same, so that lag is visible and Kafka's tools can ask for a r
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
@@ -26,6 +26,8 @@ _TAKE = 100
 """Records a call: bounds the memory that fat records take beyond a batch."""
 _QUEUE_KB = 4096
 """Records fetched ahead, a partition; 132 partitions are read at once."""
+_FETCH = {"fetch_min_bytes": 65_536, "fetch_wait_max_ms": 500}
+"""A fetch of 132 partitions costs more than a status: the broker lets some come together, as the batch does."""
 _ANSWER_S = 10.0
 """Longest wait for the group's coordinator."""
 _GONE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
@@ -53,14 +55,15 @@ class Log:
         """Return the next offset to be written of each partition."""
         return end_offsets(self._admin, self.partitions())
 
-    def committed(self) -> Offsets:
-        """Return what the group has committed; partitions without a commit are left out.
+    def committed(self, positions: Collection[Position] | None = None) -> Offsets:
+        """Return what the group has committed for these partitions (all by default); those without a commit are left out.
 
         A consumer is asked, not the admin client: after a broker's crash librdkafka's admin requests to a group's
         coordinator time out for ever, or abort the process (its issue 4605).
         """
         try:
-            found = self._asking.committed([TopicPartition(*place) for place in self.partitions()], timeout=_ANSWER_S)
+            asked = self.partitions() if positions is None else positions
+            found = self._asking.committed([TopicPartition(*place) for place in asked], timeout=_ANSWER_S)
         except KafkaException as error:
             raise Unavailable(f"Kafka does not tell the group's offsets: {error.args[0].str()}") from error
         refused = next((tp.error for tp in found if tp.error is not None), None)
@@ -78,7 +81,7 @@ class Reader:
 
     def __init__(self, settings: Settings, group: str, offsets: Mapping[Position, int], *, clock: Clock | None = None) -> None:
         self._clock: Clock = clock or SystemClock()
-        self._consumer = make_consumer(settings, group, queued_max_messages_kbytes=_QUEUE_KB)
+        self._consumer = make_consumer(settings, group, queued_max_messages_kbytes=_QUEUE_KB, **_FETCH)
         self._waiting: list[Raw] = []
         self._waiting_bytes = 0
         assign(self._consumer, offsets)

@@ -3,7 +3,6 @@
 When one of them ends with an error the process ends with it (code 70), so that the supervisor starts it again.
 """
 
-import gc
 import logging
 import signal
 import threading
@@ -12,14 +11,11 @@ from collections.abc import Sequence
 from projections.catalogue import PROJECTIONS, projection
 from projections.engine import Engine
 from projections.model import Projection
-from runtime import failpoints, metrics
+from runtime import collector, failpoints, metrics
 from runtime.deadletters import EXIT_CODE
 from runtime.logs import configure
 from runtime.settings import Settings
 from schemas.codec import SchemaSource
-
-GC_THRESHOLD = 100_000
-"""Objects made before the collector looks: a batch of fat events makes tens of thousands, none of them in cycles."""
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +26,7 @@ def run(settings: Settings, names: Sequence[str] = (), *, source: SchemaSource |
     configure(settings, "projections")
     failpoints.configure(settings.failpoints, "projections")
     metrics.serve(settings.metrics_port)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 100)
+    collector.settle()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

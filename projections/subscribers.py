@@ -12,8 +12,7 @@ from typing import Any
 
 import orjson
 
-from core.errors import EventRefused
-from core.subscribers import check_subscriber_event
+from core.rules import obeys
 from projections.model import Projection, Statement, plain, texts, times, unique
 from schemas.records import Event
 
@@ -154,9 +153,7 @@ def apply(events: Sequence[Event]) -> list[Statement]:
     patches: dict[str, _Patch] = {}
     erased: dict[str, Event] = {}
     for event in events:
-        try:
-            check_subscriber_event(event.name, event.value)
-        except EventRefused:
+        if not obeys(event.name, event.value):
             continue  # as in the shards' state: the stage that admits it writes the dead letter
         subscriber_id = event.value["subscriber_id"]
         if event.name == "SubscriberErased":

@@ -6,6 +6,7 @@ at the top, everything else (Kafka, Faust, PostgreSQL, HTTP clients) inside the 
 Processes are commands of `run_group`, shown as `newswire run NAME`.
 """
 
+import logging
 import sys
 from importlib.metadata import entry_points
 from typing import Any
@@ -83,16 +84,26 @@ def main(ctx: click.Context, json_mode: bool) -> None:
 
     Addresses come from the environment, else from the stack's own files (`make up` writes them).
     """
+    # What client libraries say while they try again is for the logs of processes, which put handlers of their own here.
+    logging.getLogger().addHandler(logging.NullHandler())
     ctx.obj = Output(json_mode)
 
 
-@click.group("run")
+class _Processes(click.Group):
+    """A group whose commands take nothing but their name, so that all have the same example."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        cmd.epilog = cmd.epilog or f"Example: newswire run {name or cmd.name}"
+        super().add_command(cmd, name)
+
+
+@click.group("run", cls=_Processes)
 @click.pass_context
 def run_group(ctx: click.Context) -> None:
     """Run one process in the foreground until SIGTERM; the local stack runs them all."""
 
 
-@click.command()
+@click.command(epilog="Example: newswire migrate")
 @click.pass_obj
 def migrate(output: Output) -> None:
     """Create databases and roles, and apply the migrations that are missing."""
@@ -102,7 +113,7 @@ def migrate(output: Output) -> None:
     output.table("Migrations", ["database", "applied"], [(database, len(files)) for database, files in applied.items()])
 
 
-@click.command()
+@click.command(epilog="Example: newswire health --timeout 10")
 @click.option("--timeout", "timeout_s", default=5.0, show_default=True, help="Longest wait for each server, in seconds.")
 @click.pass_obj
 def health(output: Output, timeout_s: float) -> None:
@@ -129,17 +140,19 @@ def health(output: Output, timeout_s: float) -> None:
         sys.exit(1)
 
 
-@click.command()
+@click.command(epilog="Example: newswire lag newsletters fanout-bulk")
 @click.argument("stages", nargs=-1)
 @click.pass_obj
 def lag(output: Output, stages: tuple[str, ...]) -> None:
     """Print how many records each consumer group is behind, and how many members it has.
 
-    STAGES are groups without the topic prefix; none means all. Example: newswire lag newsletters fanout-bulk
+    STAGES are groups without the topic prefix; none means all.
     """
     from runtime.health import check_groups
+    from runtime.reach import require_kafka
 
     settings = Settings.load()
+    require_kafka(settings.kafka_bootstrap_servers)
     groups = check_groups(settings)
     known = {group.name.removeprefix(f"{settings.topic_prefix}."): group for group in groups}
     if not known:

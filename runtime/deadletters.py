@@ -1,10 +1,11 @@
 """Dead letters: what cannot be handled is kept as it came, with the reason, and its partition moves on.
 
 The record in `<topic>.dlq` has the original value, key and headers, and headers of our own: dlq.topic, dlq.partition,
-dlq.offset, dlq.reason (a code), dlq.detail (a sentence without personal data), dlq.attempts, dlq.first_at and
-dlq.last_at (RFC 3339). Of a topic that could hold personal data in the clear by a producer's mistake, the original value,
-key and headers are encrypted as a whole: with the key of the subscriber whom the record's key names, else with a key of
-the dead letters' own (dlq.sealed says which); an erased person's cannot be read any more.
+dlq.offset, dlq.reason (a code), dlq.detail (a sentence without personal data), dlq.process (who refused it),
+dlq.attempts, dlq.first_at and dlq.last_at (RFC 3339). Of a topic that could hold personal data in the clear by a
+producer's mistake, the original value, key and headers are encrypted as a whole: with the key of the subscriber whom the
+record's key names, else with a key of the dead letters' own (dlq.sealed says which); an erased person's cannot be read any
+more.
 Guarantee: it is acknowledged by Kafka before the original is; when it cannot be written the process ends without
 acknowledging anything. `newswire dlq` (runtime/letters.py) reads them.
 """
@@ -56,7 +57,7 @@ def reason_of(error: Exception) -> tuple[str, str]:
 
 def letter_of(
     topics: Topics, raw: Raw, reason: str, detail: str, attempts: int, first_at: datetime, last_at: datetime,
-    keys: Callable[[], KeyStore] | None = None,
+    keys: Callable[[], KeyStore] | None = None, process: str = "",
 ) -> Record:  # fmt: skip
     """Return the dead letter of a record; it goes to the partition of the same key.
 
@@ -69,6 +70,7 @@ def letter_of(
         "dlq.offset": str(raw.offset),
         "dlq.reason": reason,
         "dlq.detail": detail[:1000],
+        "dlq.process": process,
         "dlq.attempts": str(attempts),
         "dlq.first_at": first_at.isoformat(),
         "dlq.last_at": last_at.isoformat(),
@@ -136,7 +138,8 @@ def _letter(
     producer: Producer, topics: Topics, raw: Raw, error: Exception, attempts: int, first_at: datetime, last_at: datetime
 ) -> Record:
     reason, detail = reason_of(error)
-    return letter_of(topics, raw, reason, detail, attempts, first_at, last_at, partial(_keys_of, producer.settings))
+    keys, process = partial(_keys_of, producer.settings), producer.client_id.removeprefix(f"{topics.prefix}.")
+    return letter_of(topics, raw, reason, detail, attempts, first_at, last_at, keys, process)
 
 
 async def dead_letter(

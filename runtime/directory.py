@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, Self
 import orjson
 import psycopg
 
+from core import checks
 from core.errors import EventRefused, InputError, KeyDestroyed, Unavailable
 from core.ids import event_id
 from runtime.clock import Clock, SystemClock
@@ -29,8 +30,8 @@ from runtime.documents import event_value
 from runtime.keys import KeyStore
 from runtime.postgres import connect
 from runtime.producer import Producer
+from runtime.reach import require_kafka
 from runtime.settings import Settings
-from schemas import checks
 from schemas.codec import Clear, Codec
 from schemas.records import Record
 from schemas.registry import RegistrySource
@@ -135,14 +136,14 @@ def read_subscriber_id(given: Any) -> str:
     try:
         return str(uuid.UUID(given))
     except (ValueError, AttributeError, TypeError):
-        raise InputError("subscriber_id: expected a UUID such as 6f1d4f0e-4c0b-4a53-9f0f-6f9e2a6f3a11") from None
+        raise InputError(f"{given!r} is no subscriber_id: expected a UUID such as 6f1d4f0e-4c0b-4a53-9f0f-6f9e2a6f3a11") from None
 
 
 def read_address(channel: str, given: Any) -> str:
     """Return the plaintext of an address; InputError, which does not repeat it, names the channel and what is expected."""
     problem = checks.channel(channel)
     if problem is not None:
-        raise InputError(f"channels: {problem}")
+        raise InputError(f"channels: {channel!r} {problem}")
     if channel == "webhook" and isinstance(given, dict):
         text = orjson.dumps(given).decode()
     else:
@@ -179,6 +180,7 @@ class Directory:
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
         settings.require("keys_database_url", "receipt_key")
+        require_kafka(settings.kafka_bootstrap_servers)
         self._settings, self._clock = settings, clock or SystemClock()
         self._topics = Topics(settings.topic_prefix, settings.shards)
         self._keys = KeyStore(settings, clock=self._clock)

@@ -11,8 +11,9 @@ from typing import Any, TextIO
 
 import orjson
 
+from core import rules
 from core.errors import EventRefused, InputError
-from schemas import files, rules
+from schemas import files
 from schemas.documents import to_value
 
 
@@ -82,8 +83,16 @@ def event_value(event: str, fields: Mapping[str, Any]) -> dict[str, Any]:
             raise EventRefused(event, name, f"there is no such field; did you mean {near[0]}?")
     given = {name: _weights(value) if name == "topics" else value for name, value in fields.items()}
     value = to_value(event, given)
-    rules.validate(event, value)
+    try:
+        rules.validate(event, value)
+    except EventRefused as error:
+        raise EventRefused(event, error.field, f"{error.reason}{_given(value.get(error.field))}") from None
     return value
+
+
+def _given(value: Any) -> str:
+    """Return what somebody wrote, for them to see; text that is encrypted later is not repeated, nor what is long."""
+    return f" (given: {value!r})" if type(value) is str and 0 < len(value) <= 60 else ""
 
 
 def _weights(given: Any) -> Any:

@@ -9,8 +9,11 @@ What is different from the stock driver, and why:
 - a fetch gets a copy of the set of active partitions (stock passes a live set; emptied meanwhile it means "all");
 - the offset that is committed never passes an event that is still being handled;
 - the stage hears of an assignment before its first event, whatever order Faust's signals come in;
-- committed records only, fetches answered within the stage's `fetch_wait_ms` (stock: 1500), no reset of lost offsets,
-  own assignor (`runtime.assignor`).
+- an error after which the member takes no more part in its group ends the process (stock never asks for it: the process
+  stays up, and stays out of the group, for ever);
+- a fetch waits at the broker for `IDLE_WAIT_MS` when it names every partition, so that nothing can come that it would not
+  be answered with, else for the stage's `fetch_wait_ms` (stock: 1500 always);
+- committed records only, no reset of lost offsets, own assignor (`runtime.assignor`).
 
 How Faust treats events of a lost assignment (studied in 0.15.3): each message carries the generation that it was
 fetched in. On a revocation the queues of all agents are cleared, the events being handled are waited for (as long as
@@ -22,6 +25,7 @@ partition came back: `runtime.stage` therefore acknowledges by hand and never fo
 It uses private interfaces, so the versions are pinned and every property has a test on a real broker.
 """
 
+import asyncio
 from typing import Any
 
 import aiokafka
@@ -30,19 +34,60 @@ from faust.transport.drivers import aiokafka as driver
 from runtime import failpoints
 from runtime.assignor import CopartitionAssignor
 
-FETCH_WAIT_MS = 100
-"""How long the broker may hold a fetch that finds nothing; stock: 1500."""
+IDLE_WAIT_MS = 2000
+"""How long the broker may hold a fetch of all partitions that finds nothing; each costs broker and client 1 ms of CPU."""
 
+_WATCH_S = 1.0
+"""How often the member's state in its group is looked at."""
 _COMMITS = 5
 """Attempts to commit the last acknowledgements; what stays uncommitted is read again."""
+
+
+def names_all(fetcher: Any, assignment: Any) -> bool:
+    """Return whether a fetch that is made now names every partition: none is paused, sought, or full of unread records."""
+    states = (assignment.state_value(tp) for tp in assignment.tps)
+    return not fetcher._records and all(state.has_valid_position and not state.paused for state in states)
+
+
+class _Client(aiokafka.AIOKafkaConsumer):  # type: ignore[misc, unused-ignore]
+    """Chooses for each fetch how long it may wait."""
+
+    async def start(self) -> None:
+        """Start, and look at every fetch from then on."""
+        await super().start()
+        fetcher: Any = self._fetcher
+        stock, short_ms, look_s = fetcher._get_actions_per_node, fetcher._fetch_max_wait_ms, fetcher._fetcher_timeout
+
+        def actions(assignment: Any) -> Any:
+            whole = names_all(fetcher, assignment)
+            fetcher._fetch_max_wait_ms = IDLE_WAIT_MS if whole else short_ms
+            fetcher._fetcher_timeout = IDLE_WAIT_MS / 1000 if whole else look_s
+            return stock(assignment)
+
+        fetcher._get_actions_per_node = actions
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc, unused-ignore]
     """The thread that talks to Kafka."""
 
+    async def on_start(self) -> None:
+        """Connect, and keep an eye on the member."""
+        await super().on_start()
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """End the process when aiokafka has given up the group: it waits for somebody to ask, and nobody else does."""
+        coordinator = self._consumer._coordinator
+        while not self.should_stop:
+            try:
+                coordinator.check_errors()
+            except Exception as error:  # noqa: BLE001 - ends the process
+                self.app.stage.die(error)
+            await asyncio.sleep(_WATCH_S)
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         conf = self.app.conf
-        return aiokafka.AIOKafkaConsumer(
+        return _Client(
             client_id=conf.broker_client_id,
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,

@@ -19,7 +19,7 @@ from runtime import metrics
 from runtime.clock import Clock, SystemClock
 from runtime.reading import admin_client, assign, end_offsets, is_passing, make_consumer, partitions_of, take, to_raw
 from runtime.settings import Settings
-from schemas.records import Event
+from schemas.records import Event, Raw
 
 if TYPE_CHECKING:
     from schemas.codec import Codec
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 ASK_EVERY_S = 0.8
 """How often the end offsets are asked for: half of the lag that consent allows is left for applying."""
 _ASK_TIMEOUT_S = 2.0
-_POLL_S = 0.1
+_POLL_S = 0.4
+"""Longest wait for a record: how long a stop takes at most."""
 
 log = logging.getLogger(__name__)
 
@@ -119,11 +120,11 @@ class LogFollower:
 
     def _read(self, consumer: Consumer, ends: "_Ends") -> None:
         while not self._stopping.is_set():
+            ends.ask()
             if ends.satisfied_by(self._positions):
                 self._caught_up_at = ends.began
                 ends.clear()
-            ends.ask()
-            for message in take(consumer, _POLL_S):
+            for message in take(consumer, min(_POLL_S, ends.pause_s())):
                 self._take(message)
 
     def _take(self, message: Message) -> None:
@@ -136,13 +137,25 @@ class LogFollower:
             return
         raw = to_raw(message)
         try:
-            event = self._codec.decode(raw)
+            event = self._decoded(raw)
         except CodecError as wrong:
             metrics.FOLLOWER_SKIPPED.labels(self._name, wrong.code).inc()
         else:
+            if event is None:
+                return
             self._apply(event)
             metrics.FOLLOWER_APPLIED.labels(self._name).inc()
         self._positions[tp] = raw.offset + 1
+
+    def _decoded(self, raw: Raw) -> Event | None:
+        """Return the event, waited for while the registry is away: nothing counts as current meanwhile; None at the stop."""
+        while True:
+            try:
+                return self._codec.decode(raw)
+            except Unavailable as error:
+                log.warning("%s: %s", self._name, error)
+                if self._stopping.wait(ASK_EVERY_S):
+                    return None
 
 
 class _Ends:
@@ -162,6 +175,10 @@ class _Ends:
 
     def clear(self) -> None:
         self._target = None
+
+    def pause_s(self) -> float:
+        """Return how long nothing is to be asked; what is waited for meanwhile wakes the reader by itself."""
+        return max(0.0, self._asked_at + ASK_EVERY_S - self._clock.monotonic()) if self._target is None else _POLL_S
 
     def ask(self) -> None:
         now = self._clock.monotonic()

@@ -2,9 +2,12 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from core.errors import NewswireError
 from runtime.settings import Settings, stack_home
+
+BY_HAND = "assigned by hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +21,14 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A consumer group; lag is how many records its committed offsets are behind the logs."""
+    """A consumer group; lag is how many records its committed offsets are behind the logs.
+
+    The state of a group whose process assigns its partitions itself is BY_HAND: Kafka knows its offsets only, no members.
+    """
 
     name: str
     state: str
-    members: int
+    members: int | None
     lag: int
 
 
@@ -104,10 +110,14 @@ def check_groups(settings: Settings, timeout_s: float = 5.0) -> list[Group]:
         ends = end_offsets(admin, {tp for offsets in committed.values() for tp in offsets}, timeout_s)
     except (KafkaException, TimeoutError, NewswireError):
         return []
-    return [
-        Group(name, described[name].state.name.lower(), len(described[name].members), _lag(committed[name], ends))
-        for name in names
-    ]
+    return [Group(name, *_standing(described[name]), _lag(committed[name], ends)) for name in names]
+
+
+def _standing(described: Any) -> tuple[str, int | None]:
+    """Return a group's state and how many members it has, None when it can have none."""
+    if described.is_simple_consumer_group and not described.members:
+        return BY_HAND, None
+    return described.state.name.lower(), len(described.members)
 
 
 def _lag(committed: dict[tuple[str, int], int], ends: dict[tuple[str, int], int]) -> int:

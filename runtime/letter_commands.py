@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.errors import CodecError, InputError
+from runtime.options import DRY_RUN, REASON, reason_for
 from runtime.output import Output
 from runtime.settings import Settings
 
@@ -58,7 +59,9 @@ def dlq() -> None:
 
 @dlq.command("list", epilog="Example: newswire dlq list --topic subscribers --code wrong_type")
 @_filtered
-@click.option("--state", type=click.Choice(["open", "redriven", "discarded", "all"]), default="open", show_default=True)
+@click.option(
+    "--state", type=click.Choice(["open", "redriven", "discarded", "all"]), default="open", show_default=True, help="Their state."
+)
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Most letters shown, the newest.")
 @click.pass_obj
 def list_(output: Output, /, state: str, limit: int, **filters: Any) -> None:
@@ -70,11 +73,11 @@ def list_(output: Output, /, state: str, limit: int, **filters: Any) -> None:
         for letter in box.find(_choice(filters, None if state == "all" else state)):
             total += 1
             newest.append(letter)
-    columns = ["id", "original", "reason", "attempts", "first_at", "last_at", "state", "detail"]
+    columns = ["id", "original", "refused_by", "reason", "attempts", "first_at", "last_at", "state", "detail"]
     rows = [
         (
-            each.id, f"{each.topic}/{each.partition}@{each.offset}", each.reason, each.attempts, each.first_at, each.last_at,
-            each.state, each.detail,
+            each.id, f"{each.topic}/{each.partition}@{each.offset}", each.process or None, each.reason, each.attempts,
+            each.first_at, each.last_at, each.state, each.detail,
         )
         for each in sorted(newest, key=lambda letter: letter.last_at)
     ]  # fmt: skip
@@ -97,7 +100,8 @@ def show(output: Output, letter_id: str, file: str | None) -> None:
         (letter,) = box.get([letter_id])
         fields: dict[str, Any] = {
             "id": letter.id, "state": letter.state, "topic": letter.topic, "partition": letter.partition,
-            "offset": letter.offset, "reason": letter.reason, "detail": letter.detail, "attempts": letter.attempts,
+            "offset": letter.offset, "refused_by": letter.process or None, "reason": letter.reason,
+            "detail": letter.detail, "attempts": letter.attempts,
             "first_at": letter.first_at, "last_at": letter.last_at, "encrypted": letter.sealed is not None,
         }  # fmt: skip
         if letter.mark is not None:
@@ -139,8 +143,6 @@ def _text(data: bytes | None, at_most: int = 400) -> str | None:
 
 
 _IDS = click.argument("letter_ids", nargs=-1, metavar="[LETTER_ID]...")
-_REASON = click.option("--reason", required=True, help="Why, for people; it stays on record.")
-_DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 
 
 @dlq.command(
@@ -148,41 +150,42 @@ _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done,
     epilog="""\b
 Examples:
   newswire dlq redrive deliveries.email.bulk/0/17 --reason "The schema is registered now"
-  newswire dlq redrive --topic publications --code unknown_schema --reason "..." --dry-run""",
+  newswire dlq redrive --topic publications --code unknown_schema --dry-run""",
 )
 @_IDS
 @_filtered
-@_REASON
-@_DRY_RUN
+@REASON
+@DRY_RUN
 @click.pass_obj
-def redrive(output: Output, /, letter_ids: tuple[str, ...], reason: str, dry_run: bool, **filters: Any) -> None:
+def redrive(output: Output, /, letter_ids: tuple[str, ...], reason: str | None, dry_run: bool, **filters: Any) -> None:
     """Send the originals of open letters to their topic again: those named, or all that the filters choose.
-
     They go the ordinary way: consent, suppression, expiry and recall are looked at anew, and what was sent is not sent again.
-    A letter whose original would be refused at once stays open, and the exit code is 1.
+    A letter whose original would be refused at once stays open, and so does one of subscribers or controls after which the same
+    subscriber, stop or resume has a later event, for that would be undone; then the exit code is 1.
     """
-    settings = Settings.load()
+    settings, why = Settings.load(), reason_for(reason, dry_run)
     _act(
         output, settings, letter_ids, filters, "sent again", dry_run,
-        lambda box, letters: box.redrive(letters, by=settings.actor, why=reason, dry_run=dry_run),
+        lambda box, letters: box.redrive(letters, by=settings.actor, why=why, dry_run=dry_run),
     )  # fmt: skip
 
 
 @dlq.command("discard", epilog='Example: newswire dlq discard engagements/0/3 --reason "Garbage of a load test"')
 @_IDS
 @_filtered
-@_REASON
-@_DRY_RUN
+@REASON
+@DRY_RUN
 @click.pass_obj
-def discard(output: Output, /, letter_ids: tuple[str, ...], reason: str, dry_run: bool, **filters: Any) -> None:
+def discard(output: Output, /, letter_ids: tuple[str, ...], reason: str | None, dry_run: bool, **filters: Any) -> None:
     """Close open letters without sending them again: those named, or all that the filters choose.
 
-    They stay on record with who did it and why.
+    The other letters of the same records, which other processes wrote, are closed with them. All stay on record with who
+    did it and why.
     """
-    settings = Settings.load()
+    settings, why = Settings.load(), reason_for(reason, dry_run)
     _act(
         output, settings, letter_ids, filters, "discarded", dry_run,
-        lambda box, letters: box.discard(letters, by=settings.actor, why=reason, dry_run=dry_run),
+        lambda box, letters: box.discard(box.with_others(letters), by=settings.actor, why=why, dry_run=dry_run),
     )  # fmt: skip
 
 

@@ -5,7 +5,8 @@ dead-letter topic. A mark is a record without a value whose headers say what bec
 dlq.mark (redriven or discarded), dlq.of (its offset), dlq.by, dlq.why, dlq.at. Letters and marks are kept for 30 days, a
 mark thus at least as long as its letter. Order: the original is acknowledged before its mark is written; a crash in between
 leaves the letter open, and what is sent again twice has one effect, because every consumer tells records that it has
-handled from new ones: a delivery keeps its id, and the ledger sends it once.
+handled from new ones: a delivery keeps its id, and the ledger sends it once. What a later event of its key overtook is not
+sent again (runtime/overtaken.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from runtime.clock import Clock, SystemClock
 from runtime.deadletters import unseal
 from runtime.kafka import Producer, admin_client, end_offsets, partitions_of, read_at, read_range, start_offsets
 from runtime.keys import KeyStore
+from runtime.overtaken import CAME_FROM, Late, Place, overtaken
+from runtime.reach import require_kafka
 from runtime.settings import Settings
 from schemas.codec import Codec
 from schemas.partition import partition_for
@@ -31,8 +34,9 @@ OPEN, REDRIVEN, DISCARDED = "open", "redriven", "discarded"
 STATES: Final = (OPEN, REDRIVEN, DISCARDED)
 BATCH: Final = 500
 """Letters that are sent again, or marked, in one request."""
-CAME_FROM: Final = "redriven-from"
-"""Header that a record sent again carries: the id of its letter."""
+OVERTAKEN: Final = (
+    "a later event of the same key counts now: {}; make the change anew if it is still wanted, and discard the letter"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ class Letter:
     offset: int
     reason: str
     detail: str
+    process: str
+    """Who refused it, such as audience; empty in letters of earlier versions."""
     attempts: int
     first_at: datetime
     last_at: datetime
@@ -73,7 +79,7 @@ class Letter:
         return self.mark.state if self.mark else OPEN
 
     @property
-    def place(self) -> tuple[str, int, int]:
+    def place(self) -> Place:
         """Return where the original is, or was."""
         return self.topic, self.partition, self.offset
 
@@ -114,6 +120,7 @@ class LetterBox:
     """All dead letters under the settings' prefix; synchronous. Close it."""
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        require_kafka(settings.kafka_bootstrap_servers)
         self.topics = Topics.of(settings)
         self._settings, self._clock = settings, clock or SystemClock()
         self._codec = Codec(self.topics, RegistrySource(settings.schema_registry_url))
@@ -146,6 +153,15 @@ class LetterBox:
             if letter_id not in found:
                 raise InputError(f"There is no dead letter {letter_id}: `newswire dlq list` shows those of the last 30 days.")
         return [found[letter_id] for letter_id in wanted]
+
+    def with_others(self, letters: Iterable[Letter]) -> Iterator[Letter]:
+        """Return these letters and the other open ones of the same records: each consumer of a record wrote one."""
+        chosen = {letter.id: letter.place for letter in letters}
+        places, bases = set(chosen.values()), dict.fromkeys(letter_id.rsplit("/", 2)[0] for letter_id in chosen)
+        if not chosen:
+            return iter(())
+        found = self._letters(list(bases))
+        return (one for one in found if one.id in chosen or (one.mark is None and one.place in places))
 
     def _bases(self) -> list[str]:
         return [spec.base for spec in self.topics.specs() if spec.dead_letters]
@@ -226,40 +242,47 @@ class LetterBox:
     def redrive(self, letters: Iterable[Letter], *, by: str, why: str, dry_run: bool) -> Iterator[Answer]:
         """Send the originals of open letters again, and mark them; yield what was done, or would be, with each.
 
-        What would be refused for the same reason at once stays open. Letters of one record (each of its consumers wrote one)
-        are one sending.
+        What would be refused for the same reason at once stays open, and so does what a later event of its key overtook.
+        Letters of one record (each of its consumers wrote one) are one sending.
         """
-        sent: set[tuple[str, int, int]] = set()
+        sent: set[Place] = set()
         for batch in _batches(letters):
-            records, answers = list[Record](), list[Answer]()
+            answers, going = list[Answer](), dict[Place, Late]()
             if sealed := {letter.sealed for letter in batch if letter.sealed is not None}:
                 self._get_keys().prefetch(sealed)
             for letter in batch:
-                record, answer = self._redriven(letter, again=letter.place in sent)
+                answer, late = self._redriven(letter, again=letter.place in sent)
                 answers.append(answer)
-                if record is not None:
-                    records.append(record)
-                if answer.done:
+                if late is not None:
+                    going[letter.place] = late
                     sent.add(letter.place)
+            for place, later in overtaken(self._settings, self._admin, self.topics, list(going.values())).items():
+                sent.discard(place)
+                del going[place]
+                detail = OVERTAKEN.format(later)
+                answers = [
+                    replace(one, done=False, detail=detail) if one.done and one.letter.place == place else one for one in answers
+                ]
             if not dry_run:
-                self._send(records)
+                self._send([late.record for late in going.values()])
                 self._mark([answer.letter for answer in answers if answer.done], REDRIVEN, by, why)
             yield from answers
 
-    def _redriven(self, letter: Letter, *, again: bool) -> tuple[Record | None, Answer]:
+    def _redriven(self, letter: Letter, *, again: bool) -> tuple[Answer, Late | None]:
         if letter.mark is not None:
-            return None, Answer(letter, False, handled(letter))
+            return Answer(letter, False, handled(letter)), None
         if again:
-            return None, Answer(letter, True, "with another letter of the same record")
+            return Answer(letter, True, "with another letter of the same record"), None
         try:
             raw, event = self.read(letter)
         except InputError as error:
-            return None, Answer(letter, False, str(error))
+            return Answer(letter, False, str(error)), None
         if isinstance(event, CodecError):
-            return None, Answer(letter, False, f"it would be refused again: {event.code}: {event}")
+            return Answer(letter, False, f"it would be refused again: {event.code}: {event}"), None
         headers = (*((name, data) for name, data in raw.headers if name != CAME_FROM), (CAME_FROM, letter.id.encode()))
         record = Record(raw.topic, raw.key, raw.value or b"", headers, event.partition)
-        return record, Answer(letter, True, f"{event.name} to {raw.topic}/{event.partition}")
+        answer = Answer(letter, True, f"{event.name} to {raw.topic}/{event.partition}")
+        return answer, Late(letter.id, letter.place, record, min(event.time, letter.first_at))
 
     def discard(self, letters: Iterable[Letter], *, by: str, why: str, dry_run: bool) -> Iterator[Answer]:
         """Mark open letters as discarded; yield what was done, or would be, with each."""
@@ -310,6 +333,7 @@ def _letter(base: str, raw: Raw, headers: Mapping[str, str], mark: Mark | None) 
         offset=int(headers["dlq.offset"]),
         reason=headers["dlq.reason"],
         detail=headers["dlq.detail"],
+        process=headers.get("dlq.process", ""),
         attempts=int(headers["dlq.attempts"]),
         first_at=datetime.fromisoformat(headers["dlq.first_at"]),
         last_at=datetime.fromisoformat(headers["dlq.last_at"]),

@@ -3,13 +3,22 @@
 Results go to standard output; progress bars go to standard error, so that a pipe gets results only.
 """
 
+import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Final, Literal
 
 import orjson
+
+PIPED_WIDTH: Final = 200
+"""Columns of a table that goes to no terminal, unless COLUMNS says otherwise."""
+FOLDED_WIDTH: Final = 12
+"""Text is folded to this width at the least; numbers and ids are not folded at all."""
+_ID: Final = re.compile(r"^\S*([0-9a-f]{8}-[0-9a-f]{4}-|@\d{4}-)\S*$")
+"""What people copy: it stays on one line, though the table be wider than the terminal then."""
 
 
 def plain(value: Any) -> str:
@@ -60,15 +69,20 @@ class Output:
         from rich.text import Text
 
         table = Table(title=title or None, title_justify="left", header_style="bold")
+        needed = 1
         for index, column in enumerate(columns):
-            numbers = bool(rows) and all(isinstance(r[index], (int, float)) and not isinstance(r[index], bool) for r in rows)
-            table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+            cells = [row[index] for row in rows]
+            numbers = bool(rows) and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in cells)
+            whole = numbers or any(isinstance(cell, str) and _ID.search(cell) for cell in cells)
+            longest = max((len(plain(cell)) for cell in cells), default=0)
+            least = max(longest if whole else min(longest, FOLDED_WIDTH), min(len(column), FOLDED_WIDTH))
+            needed += least + 3
+            justify: Literal["right", "left"] = "right" if numbers else "left"
+            table.add_column(column, justify=justify, overflow="fold", no_wrap=whole, min_width=least)
         for row in rows:
             table.add_row(*(Text(plain(value)) for value in row))
-        console = Console()
-        if not console.is_terminal:
-            console.width = 200
-        console.print(table)
+        width, _ = shutil.get_terminal_size((PIPED_WIDTH, 0))  # COLUMNS, else the terminal's
+        Console(width=max(width, needed)).print(table, crop=False)
 
     def item(self, fields: Mapping[str, Any]) -> None:
         """Print one thing: its fields line by line, or one JSON object."""

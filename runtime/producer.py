@@ -25,9 +25,13 @@ DELIVERY_TIMEOUT_S = 30
 """How long librdkafka tries to deliver a record before it reports a failure."""
 COMPRESSION = "zstd"
 """The Faust stages read it with aiokafka's codec library, cramjam, which the requirements therefore name."""
+FIND_AGAIN_MS = 10_000
+"""How long a client without any broker waits before it asks the bootstrap servers again (librdkafka's own: 300,000). A broker
+that was slow for a moment is missing from the metadata, and a client that asked just then knows nobody any more."""
 LINGER_MS = 2
 """Batching delay: records of one `send` share a request, and an alert does not wait."""
-_POLL_S = 0.1
+_POLL_S = 1.0
+"""How often the poll thread looks whether it should stop; reports and errors wake it at once."""
 _FULL_QUEUE_PAUSE_S = 0.01
 
 log = logging.getLogger(__name__)
@@ -76,7 +80,7 @@ class Producer:
 
     def __init__(self, settings: Settings, client_id: str, *, clock: Clock | None = None) -> None:
         """Connect lazily; nothing is written before the first send."""
-        self.settings = settings
+        self.settings, self.client_id = settings, client_id
         self._clock: Clock = clock or SystemClock()
         self._fatal: KafkaError | None = None
         self._client = _Client(
@@ -90,6 +94,7 @@ class Producer:
                 "linger.ms": LINGER_MS,
                 "message.max.bytes": MAX_MESSAGE_BYTES,
                 "delivery.timeout.ms": DELIVERY_TIMEOUT_S * 1000,
+                "metadata.recovery.rebootstrap.trigger.ms": FIND_AGAIN_MS,
                 "queue.buffering.max.messages": 100_000,
                 "queue.buffering.max.kbytes": 65_536,
                 "error_cb": self._on_error,
@@ -169,10 +174,9 @@ class Producer:
         return batch.result(records[0].topic)
 
     def close(self) -> None:
-        """Wait up to 5 s for what is under way, then stop the thread; reports that come later are lost."""
+        """Wait up to 5 s for what is under way, then let the thread end; reports that come later are lost."""
         self._client.flush(5)
         self._stopping.set()
-        self._thread.join(timeout=2 * _POLL_S)
 
 
 def _resolve(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> None:

@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from core.errors import SetupError, Unavailable
 from runtime.clock import Clock, SystemClock
-from runtime.producer import MAX_MESSAGE_BYTES
+from runtime.producer import FIND_AGAIN_MS, MAX_MESSAGE_BYTES
 from runtime.settings import Settings
 from schemas.records import Raw
 
@@ -60,7 +60,7 @@ def make_consumer(settings: Settings, group: str | None, **config: Any) -> Consu
         "group.id": group or f"{settings.topic_prefix}.no-group",
         "auto.offset.reset": "error",
         "isolation.level": "read_committed",
-        "fetch.wait.max.ms": 500,  # what arrives is answered at once; an idle fetch costs the broker as much as a busy one
+        "fetch.wait.max.ms": 1000,  # what arrives is answered at once; an idle fetch costs the broker as much as a busy one
         "fetch.max.bytes": 8 * MAX_MESSAGE_BYTES,
         "max.partition.fetch.bytes": MAX_MESSAGE_BYTES,
         "message.max.bytes": MAX_MESSAGE_BYTES,
@@ -69,6 +69,7 @@ def make_consumer(settings: Settings, group: str | None, **config: Any) -> Consu
         "fetch.queue.backoff.ms": 50,
         "fetch.error.backoff.ms": 100,
         "reconnect.backoff.max.ms": 2000,
+        "metadata.recovery.rebootstrap.trigger.ms": FIND_AGAIN_MS,
     }
     values.update({name.replace("_", "."): value for name, value in config.items()})
     values["enable.auto.commit"] = False
@@ -91,9 +92,12 @@ def to_raw(message: Message) -> Raw:
 
 def admin_client(settings: Settings) -> AdminClient:
     """Return a client for administrative requests; it connects lazily."""
-    return AdminClient(
-        {"bootstrap.servers": settings.kafka_bootstrap_servers, "reconnect.backoff.max.ms": 2000}, logger=_librdkafka_log
-    )
+    values = {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "reconnect.backoff.max.ms": 2000,
+        "metadata.recovery.rebootstrap.trigger.ms": FIND_AGAIN_MS,
+    }
+    return AdminClient(values, logger=_librdkafka_log)
 
 
 def partitions_of(

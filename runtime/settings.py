@@ -81,7 +81,9 @@ class Settings:
         "NEWSWIRE_UNKNOWN_WINDOW_S", 0.0, "How long an unknown delivery may take to be resolved; 0 is the provider's own time."
     )
     alert_on_unknown: str = _setting(
-        "NEWSWIRE_ALERT_ON_UNKNOWN", "resend", "What becomes of an alert's delivery that stays unknown: resend or hold."
+        "NEWSWIRE_ALERT_ON_UNKNOWN",
+        "resend",
+        "What becomes of an alert that stays unknown and has no on_unknown of its own: resend or hold.",
     )
     live: bool = _setting("NEWSWIRE_LIVE", False, "Speak to real providers.")
     allow_list: str = _setting(

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from core.errors import CodecError, EventRefused, Unavailable
-from runtime import failpoints, logs, metrics
+from runtime import collector, failpoints, logs, metrics
 from runtime.batches import Batcher
 from runtime.clock import Clock, SystemClock
 from runtime.deadletters import EXIT_CODE, dead_letter
@@ -37,8 +37,8 @@ from schemas.topics import Topics
 STOP_TIMEOUT_S = 10.0
 """Longest clean stop; a supervisor's grace is longer."""
 FETCH_WAIT_MS = 400
-"""How long the broker may hold a fetch that finds nothing. A partition whose events were just handled is asked for again
-when the fetch under way returns, so this is also a delay between its events; each fetch costs about 1 ms of CPU."""
+"""How long the broker may hold a fetch that finds nothing and does not name every partition. A partition whose events were
+being handled is asked for again when that fetch returns, so this is also a delay between its events."""
 URGENT_FETCH_WAIT_MS = 100
 """The same for the stages that an alert passes."""
 BUFFER_EVENTS = 256
@@ -262,9 +262,11 @@ class Stage:
         import uvloop
 
         metrics.serve(self.settings.metrics_port)
+        collector.settle()
         if self._consumed:
             ensure_first_offsets(self.settings, self.group, self._consumed)
-        loop = uvloop.new_event_loop()
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # also for the thread in which Faust's consumer runs
+        loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         code = loop.run_until_complete(self._main(loop))
         self.log.info("stopped")

@@ -137,9 +137,13 @@ def read_token(keys: TokenKeys, token: str, now: datetime) -> TokenClaims | BadT
     payload, mac = raw[:-MAC_BYTES], raw[-MAC_BYTES:]
     if not hmac.compare_digest(hmac.digest(key, _LABEL + payload, "sha256")[:MAC_BYTES], mac):
         return BadToken("bad_signature")
-    expires_at = datetime.fromtimestamp(int.from_bytes(payload[start : start + 4], "big"), UTC)
-    if now >= expires_at:
-        return BadToken("expired")
+    claims = _claims(payload)
+    return BadToken("expired") if now >= claims.expires_at else claims
+
+
+def _claims(payload: bytes) -> TokenClaims:
+    """Return what a payload of ours says."""
+    start = 3 + payload[2]
     body = payload[start + 4 :]
     day = int.from_bytes(body[16:20], "big")
     return TokenClaims(
@@ -147,9 +151,21 @@ def read_token(keys: TokenKeys, token: str, now: datetime) -> TokenClaims | BadT
         delivery_id=f"{day:08d}-{uuid.UUID(bytes=body[20:36])}" if day else None,
         kind=_KINDS[body[36]],
         newsletter_id=body[37:].decode() or None,
-        expires_at=expires_at,
-        key_id=raw[3:start].decode(),
+        expires_at=datetime.fromtimestamp(int.from_bytes(payload[start : start + 4], "big"), UTC),
+        key_id=payload[3:start].decode(),
     )
+
+
+def unverified_claims(text: str) -> TokenClaims | None:
+    """Return what the first link of ours in a text says, or None when there is none; it may be forged, so it allows nothing."""
+    for token in _LINK.findall(text):
+        raw = _decode(token)
+        if raw is not None and len(raw) >= 3 and raw[:2] == bytes((VERSION, UNSUBSCRIBE)):
+            try:
+                return _claims(raw[:-MAC_BYTES])
+            except (ValueError, IndexError):
+                continue
+    return None
 
 
 def names_delivery(text: str, delivery_id: str | None) -> bool:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import EventRefused, InputError
+from core.rules import FIELDS, validate
 from schemas import catalogue_page, files, lock
 from schemas.catalogue_page import EXAMPLES
 from schemas.documents import to_value
-from schemas.rules import FIELDS, validate
 from schemas.topics import Topics
 
 
@@ -83,7 +83,7 @@ def _topics() -> Iterator[str]:
     for event in known:
         if not topics.topics_of(event):
             yield f"{event} belongs to no topic; name it in the YAML of its topic."
-    yield from (f"schemas/rules.py has rules of {event}, which does not exist." for event in set(FIELDS) - known)
+    yield from (f"core/rules.py has rules of {event}, which does not exist." for event in set(FIELDS) - known)
 
 
 def _examples() -> Iterator[str]:

@@ -28,8 +28,9 @@ from core.errors import (
 )
 from core.ids import minute_text
 from schemas import files
+from schemas.assembling import Assembler
 from schemas.envelope import is_encrypted
-from schemas.partition import partition_for
+from schemas.partition import check_partition, partition_for
 from schemas.plans import EventPlan, explain, plan_of
 from schemas.records import Event, Headers, Raw, Record
 from schemas.sources import FileSource, SchemaSource
@@ -40,7 +41,6 @@ __all__ = ["Cipher", "Clear", "Codec", "FileSource", "SchemaSource"]
 SOURCE: Final = "/newswire"
 TYPE_PREFIX: Final = f"{files.NAMESPACE}."
 CONTENT_TYPE: Final = b"application/avro"
-MURMUR_HINT: Final = "set partitioner=murmur2_random in the producer"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HEADER_BYTES: Final = 5
 
@@ -155,6 +155,31 @@ class Codec:
         partition = _partition(spec, value, key_bytes) if partition is None else partition
         _check_place(spec, name, value, key, key_bytes, partition)
         return Record(topic, key_bytes, buffer.getvalue(), tuple(headers), partition)
+
+    def assembler(
+        self,
+        topic: str,
+        name: str,
+        shared: Mapping[str, Any],
+        *,
+        time: datetime,
+        source: str,
+        correlation_id: str,
+        partition: int,
+    ) -> Assembler:
+        """Return what writes the same records as `encode` for values that share these fields, several times as fast.
+
+        Raises WrongTopic, WrongType, and what the schema source raises.
+        """
+        writer = self._writers.get((topic, name)) or self._make_writer(topic, name)
+        try:
+            writer.plan.guard(shared)
+            return Assembler(
+                name, shared, spec=writer.spec, partition=partition, prefix=writer.prefix, headers=writer.headers,
+                time=time, source=source, correlation_id=correlation_id,
+            )  # fmt: skip
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError, IndexError):
+            raise WrongType(f"{name}: one of {', '.join(shared)} does not fit its schema") from None
 
     def decode(self, raw: Raw) -> Event:
         """Return the event of a consumed record; headers that an upstream left out are filled in from the record.
@@ -272,9 +297,7 @@ def _check_place(spec: TopicSpec, name: str, value: Mapping[str, Any], key: str,
         if key != expected:
             raise WrongPartition(f"{name}: the key is not the text of {field}")
     if spec.check == "key":
-        right = partition_for(key_bytes, spec.partitions)
-        if right != partition:
-            raise WrongPartition(f"{name}: the key belongs in partition {right}, not {partition}: {MURMUR_HINT}")
+        check_partition(name, key_bytes, partition, spec.partitions)
     elif spec.check == "shard" and value["shard"] != partition:
         raise WrongPartition(f"{name}: the record's shard is {value['shard']}, but it is in partition {partition}")
 

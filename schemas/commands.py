@@ -16,7 +16,7 @@ def schemas_group() -> None:
     """Contracts: topics, Avro schemas and their catalogue."""
 
 
-@schemas_group.command()
+@schemas_group.command(epilog="Example: newswire schemas sync")
 @click.pass_obj
 def sync(output: Any) -> None:
     """Register all schemas and create all topics, and check those that exist.
@@ -43,7 +43,7 @@ def sync(output: Any) -> None:
     )
 
 
-@schemas_group.command()
+@schemas_group.command(epilog="Example: newswire schemas check")
 @click.pass_obj
 def check(output: Any) -> None:
     """Check schemas, YAML, examples, the lock and the catalogue; needs no server."""
@@ -55,7 +55,7 @@ def check(output: Any) -> None:
     output.item({"events": len(files.event_names()), "passing": len(examples("pass")), "failing": len(examples("fail"))})
 
 
-@schemas_group.command()
+@schemas_group.command(epilog="Example: newswire schemas lock")
 @click.pass_obj
 def lock(output: Any) -> None:
     """Record the schemas as published, so that an edit is refused from here on; commit schemas/published.lock."""
@@ -67,7 +67,7 @@ def lock(output: Any) -> None:
     output.item({"events": len(after), "added": added})
 
 
-@schemas_group.command()
+@schemas_group.command(epilog="Example: newswire schemas catalogue")
 @click.option("--check", "check_only", is_flag=True, help="Only say whether the page is up to date.")
 @click.pass_obj
 def catalogue(output: Any, check_only: bool) -> None:

@@ -127,7 +127,7 @@ def describe(avro_type: Any) -> str:
     if isinstance(avro_type, str):
         return {"int": "a whole number of 32 bits", "long": "a whole number of 64 bits"}.get(avro_type, avro_type)
     if avro_type.get("logicalType") == "timestamp-millis":
-        return "an instant with a time zone"
+        return "an instant with a time zone, such as 2026-11-22T18:00:00Z"
     if avro_type["type"] == "array":
         return f"a list of {describe(avro_type['items'])}"
     if avro_type["type"] == "map":

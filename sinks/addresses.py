@@ -6,6 +6,7 @@ Look-ups run in threads of their own, because the name servers of a stranger's d
 """
 
 import asyncio
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from typing import Any, Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-LOOKUPS: Final = 16
+LOOKUPS: Final = 64
 """Look-ups under way at a time; one that its name server does not answer holds its thread for some 10 s."""
+LOOKUP_S: Final = 1.0
+"""Longest time for a look-up, the wait for a thread included: consent was looked at before it, and must not grow old."""
 
 DENIED: Final = tuple(
     ipaddress.ip_network(network)
@@ -25,9 +28,9 @@ DENIED: Final = tuple(
         "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
         "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
         "224.0.0.0/4", "240.0.0.0/4",
-        # IPv6: unspecified, loopback and IPv4-compatible, IPv4-mapped, NAT64 (both), discard, protocol assignments with
-        # Teredo, documentation (both), 6to4, SRv6, unique local, link-local, site-local, multicast
-        "::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "100:0:0:1::/64", "2001::/23",
+        # IPv6: unspecified, loopback and IPv4-compatible, IPv4-mapped, IPv4-translated, NAT64 (both), discard, protocol
+        # assignments with Teredo, documentation (both), 6to4, SRv6, unique local, link-local, site-local, multicast
+        "::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "100:0:0:1::/64", "2001::/23",
         "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
     )
 )  # fmt: skip
@@ -75,12 +78,16 @@ class Resolver(AbstractResolver):
         self._threads = ThreadPoolExecutor(LOOKUPS, "webhook-lookup")
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        """Return a name's addresses; OSError when it has none, AddressDenied when it cannot be a name (an empty label, say)."""
+        """Return a name's addresses; OSError when it has none or they do not come in time, AddressDenied when it cannot be a
+        name (an empty label, say)."""
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(
-                self._threads, lambda: self._lookup(host, port, family=family, type=socket.SOCK_STREAM)
-            )
+            async with asyncio.timeout(LOOKUP_S):
+                found = await loop.run_in_executor(
+                    self._threads, lambda: self._lookup(host, port, family=family, type=socket.SOCK_STREAM)
+                )
+        except TimeoutError as error:
+            raise OSError(errno.ETIMEDOUT, "the name server does not answer") from error
         except UnicodeError as error:
             raise AddressDenied(DENIED_TEXT) from error
         return [

@@ -23,6 +23,7 @@ from runtime.failpoints import hit_async
 from runtime.settings import Settings
 from sinks.compose import Composer
 from sinks.delivery import Delivery
+from sinks.endpoints import Endpoints
 from sinks.flight import Flight
 from sinks.flow import Flow
 from sinks.knowledge import Knowledge
@@ -49,15 +50,17 @@ class Calls:
     def __init__(
         self, settings: Settings, provider: Provider, composer: Composer, knowledge: Knowledge, ledger: Ledger,
         settlement: Settlement, flight: Flight, flow: Flow, clock: Clock, spawn: Callable[[Any], None], *, lane: str,
+        endpoints: Endpoints | None = None,
     ) -> None:  # fmt: skip
         self._settings, self._provider, self._composer, self._knowledge = settings, provider, composer, knowledge
         self._ledger, self._settlement, self._flight, self._clock, self._spawn = ledger, settlement, flight, clock, spawn
-        self._flow, self._schedule = flow, SCHEDULES[provider.channel, lane]
+        self._flow, self._schedule, self._endpoints = flow, SCHEDULES[provider.channel, lane], endpoints
         self._claimed: asyncio.Queue[Delivery] = asyncio.Queue()
         self._groups: asyncio.Queue[list[Prepared]] = asyncio.Queue(maxsize=2 * provider.calls)
         self._passed_over: deque[list[Prepared]] = deque()  # groups that were looked through while another one waited
         self._look_behind_at_s = 0.0
         self._slots = asyncio.Semaphore(provider.calls)
+        self._call_seconds = metrics.STEP_SECONDS.labels(provider.channel, "call")
 
     def claimed(self, delivery: Delivery) -> None:
         """Take a claimed delivery."""
@@ -73,7 +76,8 @@ class Calls:
                 prepared = [p for message in group if (p := self._render(message)) is not None]
                 if prepared:
                     await self._groups.put(prepared)
-                await asyncio.sleep(0)  # rendering is work: let answers be read in between
+                if len(group) > 1:
+                    await asyncio.sleep(0)  # rendering many is work: let answers be read in between
 
     def _not_held(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Return those that are not held by a stop or a canary; the others are parked before any work is done for them."""
@@ -217,7 +221,11 @@ class Calls:
         return [looked for one in group if (looked := self._looked_at(one)) is not None]
 
     async def _leased(self, group: list[Prepared]) -> list[Prepared]:
-        """Renew leases that could end before the call does; what has lost its claim is let go."""
+        """Renew leases that could end before the call does; what has lost its claim is given back.
+
+        That is after an outage of the ledger, mostly: it stands there as unknown(lease_expired), without its request. As its
+        owner's outcome, that no call was made replaces this, with the request; what another process has since is left alone.
+        """
         needed_s = self._settings.provider_timeout_s + LEASE_MARGIN_S
         now_s = self._clock.monotonic()
         short = [p.message.delivery for p in group if p.message.delivery.lease_ends_s < now_s + needed_s]
@@ -227,7 +235,7 @@ class Calls:
         lost = {d.delivery_id for d in short} - {d.delivery_id for d in held}
         for delivery in (d for d in short if d.delivery_id in lost):
             log.warning("%s: the claim ended before the call; nothing was sent by this process", delivery.delivery_id)
-            self._flight.finish(delivery)
+            self._settlement.outcome(delivery, Retry(0.0, RELEASED))
         return [p for p in group if p.message.delivery.delivery_id not in lost]
 
     def _looked_at(self, prepared: Prepared) -> Prepared | None:
@@ -270,8 +278,10 @@ class Calls:
         finally:
             self._slots.release()
         now_s = self._clock.monotonic()
-        metrics.STEP_SECONDS.labels(self._provider.channel, "call").observe(now_s - began)
+        self._call_seconds.observe(now_s - began)
         self._flow.answered(group, outcomes, epoch, now_s)
+        if self._endpoints is not None:
+            self._endpoints.answered(group, outcomes)
         again: dict[float, list[tuple[Prepared, Retry]]] = {}
         for prepared, outcome in zip(group, outcomes, strict=True):
             delivery = prepared.message.delivery

@@ -25,7 +25,10 @@ def channels(output: Output, channel: str | None) -> None:
     """Show the breakers, rates and retry schedules of the channels.
 
     `now` is the speed that all processes of a channel share; it is below per_second for a while after the provider said
-    that it was asked too fast. A destination is shown as its keyed hash.
+    that it was asked too fast. A destination is shown as its keyed hash, and a breaker as the process finds it
+    that finds it worst. A call that was refused for a passing reason is made again in the process, after what the provider
+    asks for (at most 2 s) and a wait up to the one shown; then the delivery is parked, each time for the next
+    step and never for less than the provider asks, until it expires.
     """
     settings = Settings.load()
     settings.require("ledger_database_url")
@@ -34,7 +37,8 @@ def channels(output: Output, channel: str | None) -> None:
     output.table("Breakers", BREAKER_COLUMNS, breakers)
     output.table("Rates", RATE_COLUMNS, rates)
     rows = [(name, lane, *_schedule(SCHEDULES[name, lane])) for name in wanted for lane in LANES]
-    output.table("Retries: longest waits after the 1st, 2nd, ... attempt, until the delivery expires", RETRY_COLUMNS, rows)
+    title = "Retries: waits before the calls that are made again at once, then steps when it is parked for the 1st, 2nd, ... time"
+    output.table(title, RETRY_COLUMNS, rows)
 
 
 def _state(settings: Settings, wanted: list[str]) -> tuple[_Rows, _Rows]:

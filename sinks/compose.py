@@ -14,6 +14,7 @@ from typing import Any, Final
 from core.errors import KeyDestroyed, WrongType
 from core.names import NOTICE
 from core.outcomes import Dead, Outcome, Skipped
+from core.rendering.latex import readable
 from core.rendering.model import AlertMessage, Issue, IssueItem, ItemContent, Retraction
 from core.rendering.phrases import phrases_for
 from runtime.content import ContentReader
@@ -193,8 +194,8 @@ class Composer:
         name, mail = self._alert_from
         message = AlertMessage(
             alert_id=raised["alert_id"],
-            title=text["title"],
-            body=text["body"],
+            title=readable(text["title"]),
+            body=readable(text["body"]),
             url=text["url"],
             priority=raised["priority"],
             language=delivery.request["language"],
@@ -222,10 +223,10 @@ def _item_content(value: dict[str, Any]) -> ItemContent:
     return ItemContent(
         publication_id=value["publication_id"],
         revision=value["revision"],
-        title=value["title"],
-        summary=value["summary"],
+        title=readable(value["title"]),
+        summary=readable(value["summary"]),
         url=value["url"],
-        authors=tuple(value["authors"]),
+        authors=tuple(map(readable, value["authors"])),
         language=value["language"],
         published_at=value["published_at"],
         topics=tuple(topic["topic"] for topic in value["topics"]),

@@ -6,7 +6,7 @@ from datetime import date, datetime
 from typing import Any, Final, Self
 
 from core.errors import EventRefused
-from core.ids import split_delivery_id
+from core.ids import ledger_key
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -43,6 +43,8 @@ class Delivery:
     position: Position | None
     attempt: int = 0
     """Calls begun, this one included, once it is claimed."""
+    rounds: int = 0
+    """Times that it was parked after a call that was refused; where it stands in its channel's schedule."""
     lease_ends_s: float = 0.0
     """Monotonic time before which the claim certainly holds."""
     tries: int = 0
@@ -60,7 +62,7 @@ class Delivery:
     def of(cls, value: dict[str, Any], raw: bytes, position: Position | None) -> Self:
         """Return the delivery that a DeliveryRequested asks for; EventRefused when its delivery_id cannot be the ledger's key."""
         try:
-            day, uuid = split_delivery_id(value["delivery_id"])
+            day, uuid = ledger_key(value["delivery_id"])
         except ValueError as error:
             raise EventRefused("DeliveryRequested", "delivery_id", str(error)) from None
         not_after: datetime = value["not_after"]
@@ -76,7 +78,7 @@ class Delivery:
         return cls(
             delivery_id=value["delivery_id"],
             day=day,
-            uuid=str(uuid),
+            uuid=uuid,
             subscriber_id=value["subscriber_id"],
             channel=value["channel"],
             lane=value["lane"],

@@ -5,6 +5,7 @@ import sys
 import click
 
 from core.names import CHANNELS
+from runtime.options import DRY_RUN, REASON, reason_for
 from runtime.output import Output
 from runtime.settings import Settings
 
@@ -21,24 +22,28 @@ def delivery() -> None:
 @click.argument("delivery_id")
 @click.pass_obj
 def show(output: Output, delivery_id: str) -> None:
-    """Show everything that happened to a delivery, as a timeline: decided, claimed, every attempt, reported."""
+    """Show everything that happened to a delivery, as a timeline: decided, claimed, every attempt, reported.
+
+    Then what it waits for, when it has not ended, and which command lets it go. An id begins with the UTC day of not_after,
+    the end of the time in which it is worth sending: usually the day after it was decided.
+    """
     from sinks.history import clock_time, decided_at, edits_of, read_rows, timeline
+    from sinks.waiting import around, waits_for
 
     settings = Settings.load()
     (row,) = read_rows(settings, [delivery_id])
     steps = [*timeline(row, decided_at(settings, row["delivery_id"])), *edits_of(settings, row)]
     shown = ("delivery_id", "state", "reason", "channel", "lane", "source_id", "subscriber_id", "attempt", "not_after")
     fields = {name: row[name] for name in shown if row[name] is not None}
+    waits = waits_for(row, around(settings, row))
     if output.json_mode:
-        output.item({**fields, "timeline": [step.known() for step in steps]})
+        output.item({**fields, "timeline": [step.known() for step in steps], "waits_for": waits})
         return
     output.item(fields)
     rows = [(clock_time(step.at), step.what, step.attempt or None, step.detail) for step in steps]
     output.table("Timeline (UTC)", ["at", "what", "attempt", "detail"], rows)
-    if row["state"] == "claimed":
-        output.say(f"It is in hand; without an outcome by {clock_time(row['lease_until'])} it becomes unknown.")
-    elif row["state"] == "retry":
-        output.say(f"It waits for its next attempt at {clock_time(row['next_attempt_at'])}.")
+    for sentence in waits:
+        output.say(sentence)
 
 
 @delivery.command("list", epilog="Example: newswire delivery list --state failed --reason attempts_exhausted --channel slack")
@@ -53,16 +58,18 @@ def list_(output: Output, state: str, channel: str | None, source: str | None, r
     from sinks.history import LISTED, find
 
     rows = find(Settings.load(), state, channel=channel, source=source, reason=reason, limit=limit)
-    output.table(f"Deliveries that are {state}", LISTED, rows)
+    output.table(f"Deliveries in state {state}", LISTED, rows)
 
 
-@delivery.command("retry", epilog='Example: newswire delivery retry 20261123-0b5f8a3e-... --reason "The token was renewed"')
+@delivery.command(
+    "retry", epilog='Example: newswire delivery retry 20261123-0b5f8a3e-6f3e-5b64-9a39-0c8a3a6b0001 --reason "A new token"'
+)
 @click.argument("delivery_ids", nargs=-1, required=True, metavar="DELIVERY_ID...")
-@click.option("--reason", required=True, help="Why, for people; it stays in the delivery's history.")
+@REASON
 @click.option("--unknown", "unknown_too", is_flag=True, help="Also what may have arrived: the recipient may get it twice.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@DRY_RUN
 @click.pass_obj
-def retry(output: Output, delivery_ids: tuple[str, ...], reason: str, unknown_too: bool, dry_run: bool) -> None:
+def retry(output: Output, delivery_ids: tuple[str, ...], reason: str | None, unknown_too: bool, dry_run: bool) -> None:
     """Give failed deliveries back to their sink, under the same id.
 
     The sink looks at consent, suppression, recall, stops and expiry again before it sends. What was sent is refused here.
@@ -70,8 +77,8 @@ def retry(output: Output, delivery_ids: tuple[str, ...], reason: str, unknown_to
     """
     from sinks.redrive import give_back
 
-    settings = Settings.load()
-    answers = give_back(settings, delivery_ids, by=settings.actor, why=reason, unknown_too=unknown_too, dry_run=dry_run)
+    settings, why = Settings.load(), reason_for(reason, dry_run)
+    answers = give_back(settings, delivery_ids, by=settings.actor, why=why, unknown_too=unknown_too, dry_run=dry_run)
     word = "would be given back" if dry_run else "given back"
     rows = [(answer.delivery_id, word if answer.given_back else "refused", answer.detail) for answer in answers]
     output.table("", ["delivery_id", "answer", "detail"], rows)
@@ -97,7 +104,7 @@ def days(output: Output) -> None:
 
 @ledger.command("retire", epilog="Example: newswire ledger retire --dry-run")
 @click.option("--with-unknown", is_flag=True, help="Take what is still unknown for settled: it will never be known.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@DRY_RUN
 @click.pass_obj
 def retire(output: Output, with_unknown: bool, dry_run: bool) -> None:
     """Detach settled days older than 9 days, and drop detached ones older than 90; the sinks do so every hour.

@@ -8,6 +8,7 @@ Retry. The nonce with enforce_nonce makes Discord return the first message of a 
 import asyncio
 from collections.abc import Awaitable, Hashable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 import orjson
@@ -15,7 +16,7 @@ import orjson
 from core.ids import discord_nonce
 from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
 from core.rendering.discord import alert_embeds, newsletter_embeds
-from core.rendering.fragments import FragmentCache
+from core.rendering.fragments import REASONED, FragmentCache
 from core.rendering.model import Issue, Retraction
 from core.rendering.retraction import discord_retraction
 from runtime.clock import Clock, SystemClock
@@ -87,7 +88,7 @@ class Discord:
         from hikari import RESTApp, TokenType
         from hikari.impl.config import HTTPSettings, HTTPTimeoutSettings
 
-        timeouts = HTTPTimeoutSettings(request_socket_connect=CONNECT_TIMEOUT_S, total=self._settings.provider_timeout_s)
+        timeouts = HTTPTimeoutSettings(request_socket_connect=CONNECT_TIMEOUT_S, total=None)  # `_ask` ends what takes too long
         self._app = RESTApp(
             url=self._settings.discord_base_url or None,
             max_retries=0,
@@ -118,9 +119,13 @@ class Discord:
         if not text.isascii() or not text.isdigit() or not 0 < int(text) < _SNOWFLAKE_MAX:
             return Dead("invalid_address")
         content = message.content
-        embeds = newsletter_embeds(content, self._fragments) if isinstance(content, Issue) else alert_embeds(content)
+        if isinstance(content, Issue):
+            *shared, last = newsletter_embeds(content, self._fragments)
+            embeds = [*[_shared_embed(e) for e in shared], _embed(last)]
+        else:
+            embeds = [_embed(e) for e in alert_embeds(content)]
         buttons = buttons_of(message) if self._settings.discord_public_key else []
-        return int(text), [_embed(e) for e in embeds], discord_nonce(message.delivery.delivery_id), _row(buttons)
+        return int(text), embeds, discord_nonce(message.delivery.delivery_id), _row(buttons)
 
     async def call(self, prepared: Sequence[Prepared]) -> list[Outcome]:
         """Create one message."""
@@ -233,6 +238,18 @@ class Discord:
         if known is None and code and status in (403, 404):
             return Dead("unauthorized" if status == 403 else "invalid_address")
         return known or meaning(DISCORD, str(status)) or http_outcome(status)
+
+
+def _shared_embed(plain: Mapping[str, Any]) -> Any:
+    """Return hikari's embed of a heading or an item, the same object for all who get it."""
+    footer = plain.get("footer")
+    return _made(plain["title"], plain.get("description"), plain.get("url"), plain["color"], footer["text"] if footer else None)
+
+
+@lru_cache(maxsize=REASONED)
+def _made(title: str, description: str | None, url: str | None, color: int, footer: str | None) -> Any:
+    plain = {"title": title, "description": description, "url": url, "color": color}
+    return _embed({**plain, "footer": {"text": footer}} if footer is not None else plain)
 
 
 def _embed(plain: Mapping[str, Any]) -> Any:

@@ -1,10 +1,10 @@
 """Endpoints that are gone or go on failing, and the event that says so: for webhooks only.
 
-Consumes the outcomes of one sink process; produces EndpointDisabled on provider-events, which the feedback process acts on.
+Consumes what the calls of one sink process came to; produces EndpointDisabled on provider-events, for the feedback process.
 State: ledger.failing_endpoints, a row for each endpoint whose every call fails, shared by the processes of the channel; it is
 written every few seconds and only while something fails, so that a delivery that succeeds costs a look into a set. Guarantees:
-an endpoint that failed for five days, and fails still, is disabled; one success in between starts the count anew. The event of
-one that is gone is acknowledged before the delivery counts as reported.
+an endpoint that failed for five days, and fails still, is disabled; one success in between, or two days without a call, starts
+the count anew. The event of one that is gone is acknowledged before the delivery counts as reported.
 """
 
 import asyncio
@@ -23,11 +23,14 @@ from schemas.topics import Topics
 from sinks.consent import address_mark
 from sinks.delivery import Delivery
 from sinks.ledger import Ledger, Settled
-from sinks.provider import THROTTLED
+from sinks.provider import THROTTLED, Prepared
 from sinks.settle import persist
 
 FAILING_FOR: Final = timedelta(days=5)
 """Standard Webhooks 1.0.0, "Disabling endpoints": after several days of failures."""
+QUIET_FOR: Final = timedelta(days=2)
+"""After so long without a call that failed the count starts anew: what was not called has not failed. The longest wait of the
+schedule is some 29 h."""
 WRITE_EVERY_S: Final = 5.0
 """How long a crash may forget; against five days that is nothing."""
 GONE: Final = "endpoint_disabled"
@@ -37,7 +40,9 @@ _FAILING: Final[LiteralString] = """
 INSERT INTO ledger.failing_endpoints AS f (endpoint, subscriber_id, since, last_at)
 SELECT i.endpoint, i.subscriber_id, clock_timestamp(), clock_timestamp()
 FROM unnest(%(endpoints)s::bytea[], %(subscribers)s::uuid[]) AS i(endpoint, subscriber_id) ORDER BY i.endpoint
-ON CONFLICT (endpoint) DO UPDATE SET last_at = excluded.last_at
+ON CONFLICT (endpoint) DO UPDATE SET
+    last_at = excluded.last_at,
+    since = CASE WHEN f.last_at < excluded.last_at - %(quiet_for)s::interval THEN excluded.since ELSE f.since END
 RETURNING endpoint, since, since < clock_timestamp() - %(failing_for)s::interval
 """
 _WORKING: Final[LiteralString] = "DELETE FROM ledger.failing_endpoints WHERE endpoint = ANY (%(endpoints)s::bytea[]) RETURNING 1"
@@ -56,18 +61,20 @@ class Endpoints:
         self._failed: dict[bytes, Delivery] = {}
         self._worked: set[bytes] = set()
 
-    def note(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Take the outcome of a call."""
-        if isinstance(outcome, Sent):
-            if self._known or self._failed:
+    def answered(self, group: Sequence[Prepared], outcomes: Sequence[Outcome]) -> None:
+        """Take what a call came to: every call, those too that are made again at once or look whether the endpoint works."""
+        for prepared, outcome in zip(group, outcomes, strict=True):
+            delivery = prepared.message.delivery
+            if isinstance(outcome, Sent):
+                if self._known or self._failed:
+                    endpoint = _endpoint(delivery)
+                    self._failed.pop(endpoint, None)
+                    if endpoint in self._known:
+                        self._worked.add(endpoint)
+            elif isinstance(outcome, Retry | Unknown) and outcome.reason != THROTTLED:
                 endpoint = _endpoint(delivery)
-                self._failed.pop(endpoint, None)
-                if endpoint in self._known:
-                    self._worked.add(endpoint)
-        elif delivery.called and isinstance(outcome, Retry | Unknown) and outcome.reason != THROTTLED:
-            endpoint = _endpoint(delivery)
-            self._failed[endpoint] = delivery
-            self._worked.discard(endpoint)
+                self._failed[endpoint] = delivery
+                self._worked.discard(endpoint)
 
     async def run(self) -> None:
         """Write what failed and what works again, for ever."""
@@ -86,6 +93,7 @@ class Endpoints:
             return
         values = {
             "endpoints": list(failed), "subscribers": [d.subscriber_id for d in failed.values()], "failing_for": FAILING_FOR,
+            "quiet_for": QUIET_FOR,
         }  # fmt: skip
         rows = await persist("endpoints", partial(self._ledger.rows, _FAILING, values))
         long = {bytes(endpoint): since for endpoint, since, is_long in rows if is_long}

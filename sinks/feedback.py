@@ -19,15 +19,17 @@ import contextlib
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from confluent_kafka import Consumer, KafkaException, Message
 
-from core.errors import CodecError, EventRefused, KeyDestroyed, SetupError, Unavailable, WrongType
+from core.errors import CodecError, EventRefused, KeyDestroyed, NewswireError, SetupError, Unavailable, WrongType
 from core.feedback import Effect, effect_of, stronger
-from core.ids import event_id, split_delivery_id
+from core.ids import event_id, ledger_key
 from runtime import metrics
 from runtime.clock import Clock, SystemClock
 from runtime.deadletters import dead_letter
@@ -40,7 +42,7 @@ from schemas.codec import Codec
 from schemas.records import Event, Raw, Record
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
-from sinks.feedback_book import FeedbackBook, Moved, Suppression
+from sinks.feedback_book import FeedbackBook, Key, Moved, Suppression
 from sinks.ledger import open_pool
 from sinks.owners import notices
 from sinks.provider import Provider
@@ -58,6 +60,26 @@ SOURCE: Final = "/newswire/sinks/feedback"
 _POLL_S: Final = 0.2
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Notice:
+    """An event of provider-events."""
+
+    event: Event
+    effect: Effect
+    key: Key | None
+    """The delivery that it names; it may name none."""
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Return what an event means; EventRefused when its delivery_id cannot be the ledger's key."""
+        delivery_id = event.value["delivery_id"]
+        try:
+            key = None if delivery_id is None else ledger_key(delivery_id)
+        except ValueError as error:
+            raise EventRefused(event.name, "delivery_id", str(error)) from None
+        return cls(event, effect_of(event.name, event.value), key)
 
 
 class Feedback:
@@ -120,28 +142,24 @@ class Feedback:
                 raise KafkaException(error)
         if not messages:
             return
-        events = [event for message in messages if (event := await self._decoded(to_raw(message))) is not None]
-        await self._suppress([(event, effect) for event in events if (effect := effect_of(event.name, event.value)).suppress])
-        await hit_async("feedback.after_suppress")
-        await self._raise_states(events)
-        await asyncio.to_thread(self._commit, consumer, messages)
-
-    async def _decoded(self, raw: Raw) -> Event | None:
-        async def decode() -> Event:
-            event = self._codec.decode(raw)
-            if event.value["delivery_id"] is not None:
-                try:
-                    split_delivery_id(event.value["delivery_id"])
-                except ValueError as error:
-                    raise EventRefused(event.name, "delivery_id", str(error)) from None
-            return event
-
-        try:
-            return await persist("decode", decode)
-        except (CodecError, EventRefused) as error:
+        noticed, refused = await persist("decode", partial(self._decoded, [to_raw(message) for message in messages]))
+        for raw, error in refused:
             now = self._clock.now()
             await dead_letter(self._producer, self._topics, raw, error, attempts=1, first_at=now, last_at=now)
-            return None
+        await self._suppress([(one.event, one.effect) for one in noticed if one.effect.suppress])
+        await hit_async("feedback.after_suppress")
+        await self._raise_states(noticed)
+        await asyncio.to_thread(self._commit, consumer, messages)
+
+    async def _decoded(self, raws: Sequence[Raw]) -> tuple[list[Notice], list[tuple[Raw, NewswireError]]]:
+        """Return the notices, and the records that are none with the reason; Unavailable when a schema cannot be asked for."""
+        noticed, refused = list[Notice](), list[tuple[Raw, NewswireError]]()
+        for raw in raws:
+            try:
+                noticed.append(Notice.of(self._codec.decode(raw)))
+            except (CodecError, EventRefused) as error:
+                refused.append((raw, error))
+        return noticed, refused
 
     def _commit(self, consumer: Consumer, messages: Sequence[Message]) -> None:
         """Commit what was handled; when the group is rebalancing its next owner does it all again."""
@@ -247,21 +265,28 @@ class Feedback:
 
     # -- states -----------------------------------------------------------------------------------------------------
 
-    async def _raise_states(self, events: Sequence[Event]) -> None:
+    async def _raise_states(self, noticed: Sequence[Notice]) -> None:
         """Steps 3 and 4."""
-        effects: dict[str, tuple[Effect, bytes | None]] = {}
-        for event in events:
-            effect, delivery_id = effect_of(event.name, event.value), event.value["delivery_id"]
-            metrics.FEEDBACK.labels(event.name, "state" if effect.state and delivery_id else "kept").inc()
-            if effect.state is None or delivery_id is None:
+        effects: dict[Key, tuple[Effect, bytes | None]] = {}
+        counted = Counter[tuple[str, str]]()
+        for one in noticed:
+            if one.effect.state is None or one.key is None:
+                counted[one.event.name, "kept"] += 1
                 continue
-            known, receipt_hash = effects.get(delivery_id, (effect, None))
-            effects[delivery_id] = stronger(known, effect), receipt_hash or event.value["provider_receipt_hash"]
+            counted[one.event.name, "state"] += 1
+            receipt_hash = one.event.value["provider_receipt_hash"]
+            if one.key in effects:
+                known, known_hash = effects[one.key]
+                effects[one.key] = stronger(known, one.effect), known_hash or receipt_hash
+            else:
+                effects[one.key] = one.effect, receipt_hash
+        for labels, count in counted.items():
+            metrics.FEEDBACK.labels(*labels).inc(count)
         while effects:
             moved, busy = await persist("ledger", partial(self._book.apply, effects))
             await hit_async("feedback.after_states")
             await self._report(moved)
-            effects = {delivery_id: effects[delivery_id] for delivery_id in busy}
+            effects = {key: effects[key] for key in busy}
             if effects:
                 await asyncio.sleep(BUSY_WAIT_S)
 

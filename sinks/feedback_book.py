@@ -3,16 +3,19 @@
 No statement waits for a row that a sink is writing: it comes back as busy and is tried again, so that the two never deadlock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, LiteralString
 
 from core.feedback import Effect
-from core.ids import split_delivery_id
+from core.ids import day_text
 from core.names import STATE_RANK
 from sinks.ledger import Ledger, Pool, Settled
-from sinks.statements import literal, text_literal
+from sinks.statements import bytes_literal, literal, text_literal
+
+Key = tuple[date, str]
+"""The ledger's key of a delivery: day and UUID."""
 
 RANKED: Final = [state for state, _ in sorted(STATE_RANK.items(), key=lambda item: item[1])]
 """States by rank; one that is not among them (claimed, retry) is pending."""
@@ -118,25 +121,24 @@ class FeedbackBook(Ledger):
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool, channel="", lane="", lease_s=0.0, consent_lag_s=0.0)
 
-    async def apply(self, effects: dict[str, tuple[Effect, bytes | None]]) -> tuple[list[Moved], set[str]]:
-        """Raise deliveries, by their id, to a state of a higher rank; return those moved, and the ids of those that are busy."""
-        keys = {delivery_id: split_delivery_id(delivery_id) for delivery_id in effects}
+    async def apply(self, effects: Mapping[Key, tuple[Effect, bytes | None]]) -> tuple[list[Moved], set[Key]]:
+        """Raise deliveries to a state of a higher rank; return those moved, and the keys of those that are busy."""
         rows = await self.rows(
             _APPLY,
             {
-                "days": literal(day.isoformat() for day, _ in keys.values()),
-                "ids": literal(str(uid) for _, uid in keys.values()),
+                "days": literal(day_text(day) for day, _ in effects),
+                "ids": literal(uid for _, uid in effects),
                 "states": text_literal(effect.state for effect, _ in effects.values()),
                 "reasons": text_literal(effect.reason for effect, _ in effects.values()),
-                "hashes": [receipt_hash for _, receipt_hash in effects.values()],
+                "hashes": bytes_literal(receipt_hash for _, receipt_hash in effects.values()),
                 "ranked": RANKED,
                 "pending": RANKED.index("pending") + 1,
             },
         )
-        moved, busy = list[Moved](), set[str]()
+        moved, busy = list[Moved](), set[Key]()
         for row in rows:
             if row[5] is None:
-                busy.add(f"{row[0]:%Y%m%d}-{row[1]}")
+                busy.add((row[0], row[1]))
             else:
                 moved.append(Moved(Settled(*row[:10]), row[10], row[11]))
         return moved, busy

@@ -1,8 +1,8 @@
 """How fast this sink may call, and whether at all: the breakers and the rates of one channel, as one process sees them.
 
 Consumes the outcomes of calls, what the provider says of the account's limits, and tokens from ledger.buckets, which all
-processes of the channel share; produces ChannelStateChanged on controls when a breaker changes. State: breakers and paces
-in memory; the provider's breaker, and which destinations were open, come back from ledger.breakers after a restart.
+processes of the channel share; what changes of a breaker goes to sinks/announcing.py. State: breakers and paces in memory; the
+provider's breaker, and which destinations were open, come back from ledger.breakers after a restart.
 Ordering: messages to a destination are given their turns in the order in which they are judged.
 
 While the provider's breaker is not closed nothing is called but one call to look, the partitions pause, and what is in
@@ -24,19 +24,18 @@ from typing import Final
 
 from core.errors import SetupError
 from core.flow.breaker import Breaker, Change
-from core.flow.bucket import Pace, Rate
-from core.flow.rates import DESTINATION_BREAKER, LONGEST_WAIT_S, PROVIDER_BREAKER, RATES, warm_up_rate
+from core.flow.bucket import Rate
+from core.flow.rates import DESTINATION_BREAKER, PROVIDER_BREAKER, RATES
 from core.outcomes import Outcome, Retry, Unknown
 from runtime import metrics
 from runtime.clock import Clock
-from runtime.producer import Producer
 from runtime.settings import Settings
-from schemas.codec import Codec
-from schemas.topics import Topics
+from sinks.announcing import Changed
 from sinks.flight import Flight
-from sinks.flow_store import FlowStore, Noted
+from sinks.flow_store import FlowStore
+from sinks.pacing import Paces
 from sinks.provider import ACCOUNT, PROVIDER_ERROR, THROTTLED, UNREACHABLE, Message, Prepared, Provider
-from sinks.settle import gather, persist
+from sinks.settle import persist
 
 WAIT_S: Final = 0.02
 """How often what waits looks again; urgent is delayed by no more than this once it may go."""
@@ -48,15 +47,18 @@ TOKENS_LIVE_S: Final = 2.0
 """Tokens that were not used by then are forgotten, so that what was saved up is never sent in one burst."""
 LIMITS_EVERY_S: Final = 60.0
 """How often the provider is asked what the account may send."""
-PACES_KEPT: Final = 50_000
-"""Destinations remembered before idle ones are forgotten, about 300 bytes each."""
 WIDE: Final = 3
 """Throttled answers of so many destinations within a second are about the provider as a whole."""
 TRIAL_S: Final = 5.0
 """How long deliveries of a destination wait while a call looks whether it works again."""
+SUSPECTS: Final = 32
+"""Most messages on their way to destinations that failed of late: what hangs again must not take the places of all others."""
+SUSPECT_S: Final = 15.0
+"""How long the deliveries wait for which there is no room among those."""
 
 RATE: Final = "rate"
 DESTINATION_OPEN: Final = "destination_open"
+DESTINATION_FAILING: Final = "destination_failing"
 """Reasons of a Retry without a call."""
 
 _STATES: Final = {"closed": 0, "half_open": 1, "open": 2}
@@ -98,16 +100,15 @@ class Flow:
     """Breakers and rates of one sink process."""
 
     def __init__(
-        self, settings: Settings, store: FlowStore, provider: Provider, codec: Codec, topics: Topics, producer: Producer,
-        flight: Flight, clock: Clock, *, channel: str, lane: str,
+        self, settings: Settings, store: FlowStore, provider: Provider, flight: Flight, clock: Clock, *, channel: str, lane: str
     ) -> None:  # fmt: skip
         """SetupError when NEWSWIRE_RATES or NEWSWIRE_WARMUP cannot be understood."""
         settings.require("receipt_key")
         self._key = bytes.fromhex(settings.receipt_key)
-        self._store, self._provider, self._codec, self._topics, self._producer = store, provider, codec, topics, producer
-        self._flight, self._clock, self._channel, self._lane = flight, clock, channel, lane
+        self._store, self._provider, self._flight, self._clock = store, provider, flight, clock
+        self._channel, self._lane = channel, lane
         self._process = f"{channel}-{lane}"
-        self._rates, self._rated, self._shards = RATES[channel], rates_apply(settings), settings.shards
+        self._rates, self._rated = RATES[channel], rates_apply(settings)
         self._warming = warming(settings.warmup)
         self._rate = self._rates.provider if self._rated else None
         self._breaker = Breaker(PROVIDER_BREAKER) if self._rates.breaker == "provider" else None
@@ -116,14 +117,19 @@ class Flow:
         """Hashes of destinations that were open when an earlier process ended."""
         self._judged: dict[str, tuple[str, int]] = {}
         """Deliveries on their way to a destination that has a breaker: destination and epoch."""
-        self._paces: dict[str, Pace] = {}
-        self._share = 1.0
+        self.paces = Paces(
+            store, self._rates, flight, clock, lane=lane, shards=settings.shards, hashed=self._hash,
+            day_of_sender=self._day_of_sender,
+        )  # fmt: skip
         self._throttled: deque[tuple[float, str]] = deque(maxlen=16)
         self._tokens, self._tokens_end_s, self._held_until_s = 0, 0.0, 0.0
         self._wanted = 0
         self._slow_s: float | None = None
         self._need = asyncio.Event()
-        self._changes: asyncio.Queue[tuple[str, Change, datetime]] = asyncio.Queue()
+        self._said: set[str] = set()
+        """Destinations of which it was said that they are not closed."""
+        self.changes: asyncio.Queue[Changed] = asyncio.Queue()
+        """What is to be announced."""
 
     async def start(self) -> None:
         """Take up what the breakers were when the last process ended."""
@@ -163,6 +169,8 @@ class Flow:
         delivery_id = message.delivery.delivery_id
         breaker = self._breaker_of(destination, now_s)
         if breaker is not None:
+            if len(self._judged) >= SUSPECTS:
+                return Retry(random.uniform(SUSPECT_S, 2 * SUSPECT_S), DESTINATION_FAILING)
             allowed = breaker.allow(now_s)
             if not allowed:
                 pause_s = max(breaker.until_s - now_s, TRIAL_S)
@@ -170,7 +178,7 @@ class Flow:
             self._judged[delivery_id] = (destination, breaker.epoch)
         if not self._rated:
             return 0.0
-        wait_s, taken = self._pace(destination, message).turn(now_s, LONGEST_WAIT_S)
+        wait_s, taken = self.paces.turn(destination, message, now_s)
         if not taken:
             self.dropped(delivery_id)
             return Retry(wait_s, RATE)
@@ -250,9 +258,8 @@ class Flow:
         if destination is None:
             return
         breaker = self._breakers.setdefault(destination, Breaker(DESTINATION_BREAKER))
-        before = breaker.state
         change = breaker.record(ok, epoch, now_s)
-        if change is not None and "closed" in (before, change.state):
+        if change is not None and (change.state == "closed" or destination not in self._said):
             self._changed(destination, change)  # a trial that failed is no news
         if not breaker.failing(now_s):
             del self._breakers[destination]
@@ -263,7 +270,9 @@ class Flow:
         log.log(logging.INFO if change.state == "closed" else logging.WARNING, "%s is %s: %s", where, change.state, change.reason)
         metrics.BREAKER_CHANGES.labels(self._process, "destination" if destination else "provider", change.state).inc()
         self._show()
-        self._changes.put_nowait((destination, change, self._clock.now()))
+        (self._said.discard if change.state == "closed" else self._said.add)(destination)
+        hashed = self._hash(destination).hex() if destination else ""
+        self.changes.put_nowait(Changed(hashed, change, self._clock.now()))
 
     def _show(self) -> None:
         if self._breaker is not None:
@@ -271,32 +280,6 @@ class Flow:
 
     def _hash(self, destination: str) -> bytes:
         return hmac.digest(self._key, f"destination\x1f{self._channel}\x1f{destination}".encode(), hashlib.sha256)
-
-    async def announce(self) -> None:
-        """Produce ChannelStateChanged for each change and write it down, for ever. A crash in between repeats nothing wrong."""
-        while True:
-            changes = await gather(self._changes, 500)
-            records, noted = [], []
-            for destination, change, at in changes:
-                hashed = self._hash(destination) if destination else None
-                control_id = f"breaker/{self._channel}" + (f"/{hashed.hex()}" if hashed else "")
-                value = {
-                    "control_id": control_id,
-                    "channel": self._channel,
-                    "destination_hash": hashed,
-                    "state": change.state,
-                    "reason": change.reason,
-                    "changed_at": at,
-                }
-                source = f"/newswire/sinks/{self._channel}"
-                records.append(
-                    self._codec.encode(
-                        self._topics.controls, "ChannelStateChanged", value, key=control_id, time=at, source=source
-                    )
-                )
-                noted.append(Noted(self._channel, hashed.hex() if hashed else "", change.state, change.reason, at))
-            await persist("breaker", partial(self._producer.send, records))
-            await persist("breaker", partial(self._store.note, noted))
 
     # -- rates --------------------------------------------------------------------------------------------------------
 
@@ -347,7 +330,7 @@ class Flow:
         metrics.THROTTLED.labels(self._process).inc()
         destination = self._provider.destination(message)
         if self._rates.throttled == "destination" and destination is not None:
-            self._pace(destination, message).slow(now_s, after_s)
+            self.paces.slow(destination, message, now_s, after_s)
             self._throttled.append((now_s, destination))
             if len({d for at_s, d in self._throttled if at_s > now_s - 1.0}) < WIDE:
                 return
@@ -361,25 +344,9 @@ class Flow:
             self._slow_s = max(self._slow_s or 0.0, hold_s)
             self._need.set()
 
-    def _pace(self, destination: str, message: Message) -> Pace:
-        """Return the pace of a destination, one for each new sender."""
-        share = self._flight.offsets.assigned / self._shards if self._rates.divided else 1.0
-        if share != self._share or len(self._paces) > PACES_KEPT:
-            now_s = self._clock.monotonic()
-            self._paces = {} if share != self._share else {k: p for k, p in self._paces.items() if not p.idle(now_s)}
-            self._share = share
-        day = self._day_of_sender(message) if self._warming else 0
-        key = destination if not day else f"{message.sender.address.rpartition('@')[2].lower()}/{day}/{destination}"
-        pace = self._paces.get(key)
-        if pace is None:
-            rate = self._rates.destinations.get(destination, self._rates.destination)
-            cold = warm_up_rate(day) if day else None
-            if cold is not None and cold.per_s < rate.per_s:
-                rate = cold
-            pace = self._paces[key] = Pace(rate.of(share) if share > 0 else rate)
-        return pace
-
     def _day_of_sender(self, message: Message) -> int:
         """Return which day of its warm-up the sender's domain has, counted from 1; 0 when it is not a new sender."""
+        if not self._warming:
+            return 0
         since = self._warming.get(message.sender.address.rpartition("@")[2].lower())
         return 0 if since is None else max(1, (self._clock.now() - since).days + 1)

@@ -1,13 +1,14 @@
-"""The tables of sinks/sql/002_flow.sql: tokens in blocks from the channel's bucket, and the breakers' announced states.
+"""The tables of sinks/sql/002_flow.sql: tokens in blocks from the channel's bucket, and the breakers' announced
+states to read; and that of 009_paces.sql: turns at destinations, in batches.
 
 Every method is one short transaction, made again by the caller after Unavailable. Guarantee: of all processes together no
 more tokens are given than the bucket has; a lost answer wastes tokens and never gives them twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Final, LiteralString
+from datetime import datetime, timedelta
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -32,10 +33,28 @@ UPDATE ledger.buckets SET
     slowed_at = to_timestamp(%(slowed_at)s), held_until = to_timestamp(%(held_until)s), filled_at = to_timestamp(%(filled_at)s)
 WHERE channel = %(channel)s
 """
-_NOTE: Final[LiteralString] = """
-INSERT INTO ledger.breakers (channel, destination, state, reason, changed_at) VALUES (%s, %s, %s, %s, %s)
+# In the order of the destinations, so that two processes never wait for each other.
+_SHARE: Final[LiteralString] = """
+INSERT INTO ledger.paces AS p (channel, destination, free_at, urgent_at, held_until, took)
+SELECT %(channel)s, t.destination, n.now + t.used, n.now + CASE WHEN %(urgent)s THEN t.used ELSE interval '0' END,
+       n.now + t.held, t.used
+FROM (SELECT clock_timestamp() AS now) n, unnest(%(destinations)s::text[], %(used)s::interval[], %(held)s::interval[])
+    AS t(destination, used, held)
+ORDER BY t.destination
 ON CONFLICT (channel, destination) DO UPDATE SET
-    state = excluded.state, reason = excluded.reason, changed_at = excluded.changed_at
+    free_at = greatest(p.free_at, clock_timestamp()) + excluded.took,
+    urgent_at = CASE WHEN %(urgent)s THEN greatest(p.urgent_at, clock_timestamp()) + excluded.took ELSE p.urgent_at END,
+    held_until = greatest(p.held_until, excluded.held_until), took = excluded.took
+RETURNING p.destination,
+    extract(epoch FROM CASE WHEN %(urgent)s THEN p.urgent_at ELSE p.free_at END - clock_timestamp())::float8,
+    extract(epoch FROM p.held_until - clock_timestamp())::float8
+"""
+_FORGET: Final[LiteralString] = """
+DELETE FROM ledger.paces WHERE (channel, destination) IN (
+    SELECT channel, destination FROM ledger.paces
+    WHERE channel = %(channel)s AND greatest(free_at, held_until) < clock_timestamp() - interval '1 minute'
+    FOR UPDATE SKIP LOCKED
+)
 """
 
 
@@ -48,6 +67,18 @@ class Noted:
     state: str
     reason: str
     changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a process took of a destination since it said so last."""
+
+    destination: str
+    """Its keyed hash as hex."""
+    used_s: float
+    """Time that the turns take."""
+    held_s: float
+    """Nothing is to go there for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +125,33 @@ class FlowStore:
                 return row[0], _bucket(row)
             await connection.execute(_NEW, {"channel": self._channel, "per_s": rate.per_s, "burst": rate.burst})
 
-    async def note(self, noted: Sequence[Noted]) -> None:
-        """Write down what was announced, in order."""
+    async def share(self, lane: str, taken: Sequence[Taken]) -> list[tuple[str, float, float]]:
+        """Add what a process took of destinations; return of each how far off the end of all turns is (for urgent, of urgent's
+        turns), and of a pause; either may have passed."""
+        values = {
+            "channel": self._channel, "urgent": lane == "urgent", "destinations": [one.destination for one in taken],
+            "used": [timedelta(seconds=one.used_s) for one in taken],
+            "held": [timedelta(seconds=one.held_s) for one in taken],
+        }  # fmt: skip
+        return await self._rows(_SHARE, values)
+
+    async def forget(self) -> None:
+        """Drop destinations that are not in use any more."""
+        await self._rows(_FORGET, {"channel": self._channel})
+
+    async def _rows(self, statement: LiteralString, values: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
         try:
-            async with self._pool.connection() as connection, connection.transaction():
-                for one in noted:
-                    if one.destination and one.state == "closed":
-                        await connection.execute(
-                            "DELETE FROM ledger.breakers WHERE channel = %s AND destination = %s", [one.channel, one.destination]
-                        )
-                    else:
-                        await connection.execute(_NOTE, [one.channel, one.destination, one.state, one.reason, one.changed_at])
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(statement, values)
+                return await cursor.fetchall() if cursor.description else []
+        except NOT_MIGRATED as error:
+            raise SetupError(f"the ledger has no schema ({str(error).splitlines()[0]}): run `newswire migrate`.") from error
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
             raise Unavailable("the ledger's database does not answer") from error
 
     async def noted(self) -> list[Noted]:
         """Return the channel's breakers as they were last announced."""
-        try:
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(NOTED, [[self._channel]])
-                return [Noted(*row) async for row in cursor]
-        except NOT_MIGRATED as error:
-            raise SetupError(f"the ledger has no schema ({str(error).splitlines()[0]}): run `newswire migrate`.") from error
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
-            raise Unavailable("the ledger's database does not answer") from error
+        return [Noted(*row) for row in await self._rows(NOTED, [[self._channel]])]
 
 
 NOTED: Final[LiteralString] = (

@@ -25,7 +25,7 @@ _WHAT = {
     "not_sent": "not sent, or it did not arrive",
     "left_out": "sent without it",
     "not_editable": "sent; this channel cannot change it",
-    "edited": "sent, and changed since",
+    "edited": "sent; changed since, or the endpoint was told",
     "failed": "sent; changing it failed",
     "unknown": "may have been sent",
 }

@@ -14,15 +14,19 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from core.errors import InputError, SetupError, Unavailable
-from core.ids import split_delivery_id
+from core.ids import ledger_key
 from core.outcomes import EVENT_OF_STATE, RETRY_STATE
 from runtime.postgres import connect
 from runtime.settings import Settings
+from sinks.knowledge import CANARY, STOPPED
 
+HELD: Final = (STOPPED, CANARY)
+"""Reasons of a parked delivery that waits for somebody's word, and not for a time."""
 _COLUMNS: Final[LiteralString] = """
     to_char(day, 'YYYYMMDD') || '-' || delivery_id AS delivery_id, day, delivery_id::text AS uuid, channel, lane, source_id,
     source_kind, subscriber_id::text AS subscriber_id, newsletter_id, state, reason, attempt, claimed_at, lease_until,
-    next_attempt_at, outcome_at, reported_at, not_after, call_ms, encode(receipt_hash, 'hex') AS receipt_hash, request, history
+    next_attempt_at, outcome_at, reported_at, not_after, call_ms, encode(receipt_hash, 'hex') AS receipt_hash, request, history,
+    coalesce(check_at = 'infinity', false) AS held, nullif(check_at, 'infinity') AS check_at
 """
 _LIST: Final[LiteralString] = """
 SELECT to_char(day, 'YYYYMMDD') || '-' || delivery_id AS delivery_id, channel, lane, source_id, state, reason, attempt,
@@ -32,9 +36,9 @@ WHERE state = %(state)s AND coalesce(channel = %(channel)s, true) AND coalesce(s
   AND coalesce(reason = %(reason)s, true)
 ORDER BY coalesce(outcome_at, claimed_at) DESC LIMIT %(limit)s
 """
-_EDITS: Final[LiteralString] = """
-SELECT settled_at, state, subject, reason FROM ledger.edits WHERE day = %s AND delivery_id = %s AND settled_at IS NOT NULL
-ORDER BY settled_at
+EDITS: Final[LiteralString] = """
+SELECT settled_at, state, subject, reason FROM ledger.edits
+WHERE day = %(day)s AND delivery_id = %(uuid)s AND settled_at IS NOT NULL ORDER BY settled_at
 """
 LISTED: Final = ("delivery_id", "channel", "lane", "source_id", "state", "reason", "attempt", "at")
 """Columns of a list of deliveries."""
@@ -53,7 +57,7 @@ class Step:
     """How long the provider took to answer, in milliseconds; None when no call was answered."""
     receipt_hash: str | None = None
     due_at: datetime | None = None
-    """When a parked delivery was to be tried again."""
+    """When a parked delivery was to be tried again, or held until at most."""
     event: str | None = None
     """Event of delivery-status that reported it."""
     by: str | None = None
@@ -70,7 +74,7 @@ class Step:
             self.reason or "",
             f"answered in {self.call_ms} ms" if self.call_ms is not None else "",
             f"receipt {self.receipt_hash[:16]}" if self.receipt_hash else "",
-            f"next attempt {clock_time(self.due_at)}" if self.due_at else "",
+            f"{'held until at most' if self.reason in HELD else 'next attempt'} {clock_time(self.due_at)}" if self.due_at else "",
             self.event or "",
             f"by {self.by}: {self.why}" if self.by else "",
         ]
@@ -118,7 +122,7 @@ def _instant(value: Any) -> datetime | None:
 def edits_of(settings: Settings, row: Mapping[str, Any]) -> list[Step]:
     """Return what was done about a delivery with something retracted in it, after it was sent."""
     with ledger_connection(settings) as connection:
-        found = connection.execute(_EDITS, [row["day"], row["uuid"]]).fetchall()
+        found = connection.execute(EDITS, {"day": row["day"], "uuid": row["uuid"]}).fetchall()
     return [
         Step(at, f"recall {state}", reason=f"{subject}, {reason}" if reason else subject) for at, state, subject, reason in found
     ]
@@ -127,17 +131,16 @@ def edits_of(settings: Settings, row: Mapping[str, Any]) -> list[Step]:
 def parse_id(delivery_id: str) -> tuple[date, str]:
     """Return the ledger's key of a printed id; InputError when it is none."""
     try:
-        day, uuid = split_delivery_id(delivery_id.strip())
+        return ledger_key(delivery_id.strip())
     except ValueError as error:
         raise InputError(f"delivery: {error}") from None
-    return day, str(uuid)
 
 
 def read_rows(settings: Settings, delivery_ids: Sequence[str]) -> list[dict[str, Any]]:
     """Return the rows of these deliveries in that order; InputError names one that the ledger does not know."""
     keys = [parse_id(one) for one in delivery_ids]
     with ledger_connection(settings) as connection:
-        rows = [_read(connection, day, uuid) for day, uuid in keys]
+        rows = [read_row(connection, day, uuid) for day, uuid in keys]
     for given, row in zip(delivery_ids, rows, strict=True):
         if row is None:
             raise InputError(
@@ -147,14 +150,23 @@ def read_rows(settings: Settings, delivery_ids: Sequence[str]) -> list[dict[str,
     return [row for row in rows if row is not None]
 
 
-def _read(connection: psycopg.Connection, day: date, uuid: str) -> dict[str, Any] | None:
-    name = f"deliveries_{day:%Y%m%d}"
-    if connection.execute("SELECT to_regclass(%s)", [f"ledger.{name}"]).fetchone() == (None,):
+def read_row(connection: psycopg.Connection, day: date, uuid: str) -> dict[str, Any] | None:
+    """Return a delivery's row, also one of a detached day; None when the ledger does not have it."""
+    if connection.execute("SELECT to_regclass(%s)", [f"ledger.{partition_of(day)}"]).fetchone() == (None,):
         return None
-    statement = sql.SQL("SELECT {} FROM ledger.{} WHERE day = %s AND delivery_id = %s").format(
-        sql.SQL(_COLUMNS), sql.Identifier(name)
+    return connection.cursor(row_factory=dict_row).execute(look_up(day), {"day": day, "uuid": uuid}).fetchone()
+
+
+def partition_of(day: date) -> str:
+    """Return the name of a day's table, attached or not."""
+    return f"deliveries_{day:%Y%m%d}"
+
+
+def look_up(day: date) -> sql.Composed:
+    """Return the statement that reads one delivery of a day, given `day` and `uuid`."""
+    return sql.SQL("SELECT {} FROM ledger.{} WHERE day = %(day)s AND delivery_id = %(uuid)s").format(
+        sql.SQL(_COLUMNS), sql.Identifier(partition_of(day))
     )
-    return connection.cursor(row_factory=dict_row).execute(statement, [day, uuid]).fetchone()
 
 
 def find(

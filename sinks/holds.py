@@ -5,7 +5,7 @@ canary/<source_id> when a canary has gone well. Guarantee: what is let go is due
 stops again; a sink that has not heard of the resume yet parks it once more, and it is let go in the next round.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, LiteralString
 
@@ -58,7 +58,7 @@ SELECT count(*), min(claimed_at) FROM (
 
 
 def canary_ends_at(
-    definition: dict[str, Any] | None, first_sent_at: datetime | None, waiting: int, waiting_since: datetime | None
+    definition: Mapping[str, Any] | None, first_sent_at: datetime | None, waiting: int, waiting_since: datetime | None
 ) -> datetime | None:
     """Return when the others may follow, None while that is not known; pure.
 

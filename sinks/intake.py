@@ -33,11 +33,13 @@ from sinks.settle import Settlement, persist
 
 POLL_S: Final = 0.1
 """Longest wait for a record; also how long a rebalance may wait for the poll thread."""
-COMMIT_EVERY_S: Final = 0.25
+COMMIT_EVERY_S: Final = {"urgent": 0.25, "bulk": 1.0}
+"""What a process that dies has not committed is read again, and found in the ledger."""
 DRAIN_S: Final = 9.0
 """How long calls under way may take to end when partitions go or the process stops; what does not end becomes unknown."""
-FETCH: Final = {"urgent": {}, "bulk": {"fetch_min_bytes": 65_536, "fetch_wait_max_ms": 250}}
-"""Bulk waits a little for more to come: each answer costs the broker and this process the same, full or not."""
+FETCH: Final = {"urgent": {}, "bulk": {"fetch_min_bytes": 262_144, "fetch_wait_max_ms": 500}}
+"""Bulk waits a little for more to come: each answer, and the claim that follows it, costs broker, ledger and this process
+nearly the same, full or not."""
 PAUSE_AFTER_S: Final = 2.0
 """How long polling waits for room before the partitions are paused; far below max.poll.interval.ms."""
 LAG_WAIT_S: Final = 0.1
@@ -244,7 +246,7 @@ class Intake:
         """Commit finished offsets, for ever."""
         assert self._consumer is not None
         while True:
-            await asyncio.sleep(COMMIT_EVERY_S)
+            await asyncio.sleep(COMMIT_EVERY_S[self._lane])
             await self.commit_now()
 
     async def commit_now(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from core.newsletters import Definitions
 from core.outcomes import Outcome, Retry, Skipped
 from runtime.clock import Clock, SystemClock
 from runtime.kafka import LogFollower
@@ -58,7 +59,7 @@ class Knowledge:
         self._clock = clock or SystemClock()
         self._follower: LogFollower | None = None
         self.bars = Bars()
-        self._newsletters: dict[str, dict[str, Any]] = {}
+        self._newsletters = Definitions()
         self._updates: dict[str, dict[str, Any]] = {}
         self._canaries: dict[str, int] = {}  # newsletters with a canary share: deliveries with a lower number go first
         self._followed_canaries: dict[str, datetime] = {}  # slots whose canary has gone well, oldest first
@@ -106,14 +107,11 @@ class Knowledge:
             self.bars.fold(event, self._clock.now())
         if event.name == "ControlChanged":
             self._control(event)
-        elif event.name == "NewsletterDefined":
-            known = self._newsletters.get(event.key)
-            if known is None or event.value["revision"] >= known["revision"]:
-                self._newsletters[event.key] = event.value
-                share = event.value.get("canary_share", 0.0)
-                self._canaries.pop(event.key, None)
-                if share > 0:
-                    self._canaries[event.key] = int(share * 2**32)
+        elif self._newsletters.apply(event, event.offset):
+            share = event.value.get("canary_share", 0.0)
+            self._canaries.pop(event.key, None)
+            if share > 0:
+                self._canaries[event.key] = int(share * 2**32)
         elif event.name == "AlertUpdated":
             self._updates.pop(event.key, None)
             self._updates[event.key] = event.value
@@ -162,9 +160,9 @@ class Knowledge:
         """Return when something was last resumed, by the time of the event."""
         return self._resumed.get(control_id)
 
-    def newsletter(self, newsletter_id: str) -> dict[str, Any] | None:
+    def newsletter(self, newsletter_id: str) -> Mapping[str, Any] | None:
         """Return the newest definition of a newsletter."""
-        return self._newsletters.get(newsletter_id)
+        return self._newsletters.newest(newsletter_id)
 
     def alert_update(self, alert_id: str) -> dict[str, Any] | None:
         """Return the newest text of an alert, when it was changed after it had been raised."""

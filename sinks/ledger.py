@@ -20,11 +20,12 @@ from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from core.errors import SetupError, Unavailable
+from core.ids import day_text
 from core.outcomes import RETRY_STATE
 from runtime import metrics
 from sinks.consent import Barred, subjects_of
 from sinks.delivery import Delivery
-from sinks.statements import BEGIN, CLAIM, DUE, EXPIRE, KEEP, REPORTED, UNREPORTED, WRITE, literal, text_literal
+from sinks.statements import BEGIN, CLAIM, DUE, EXPIRE, KEEP, REPORTED, UNREPORTED, WRITE, bytes_literal, literal, text_literal
 
 DAYS_KEPT: Final = 9
 """A delivery of an earlier day has no row any more; its record in Kafka should be gone as well (7 days)."""
@@ -75,7 +76,7 @@ class Settled:
     @property
     def delivery_id(self) -> str:
         """The printed id."""
-        return f"{self.day:%Y%m%d}-{self.uuid}"
+        return f"{day_text(self.day)}-{self.uuid}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class Parked:
 
     raw: bytes
     attempt: int
+    rounds: int
 
 
 class Ledger:
@@ -145,7 +147,7 @@ class Ledger:
         values = {
             "days": literal(d.day.isoformat() for d in deliveries),
             "ids": literal(d.uuid for d in deliveries),
-            "requests": _bytes_literal(d.raw for d in deliveries),
+            "requests": bytes_literal(d.raw for d in deliveries),
         }
         await self._rows(KEEP, values)
 
@@ -222,10 +224,10 @@ class Ledger:
                 "attempts": literal(str(r.delivery.attempt) for r in results),
                 "states": text_literal(r.state for r in results),
                 "reasons": text_literal(r.reason for r in results),
-                "hashes": _bytes_literal(r.receipt_hash for r in results),
-                "receipts": _bytes_literal(r.receipt for r in results),
+                "hashes": bytes_literal(r.receipt_hash for r in results),
+                "receipts": bytes_literal(r.receipt for r in results),
                 "after": literal(f"{r.after_s:.3f}" for r in results),
-                "requests": _bytes_literal(r.delivery.raw if r.state in (RETRY_STATE, "unknown") else None for r in results),
+                "requests": bytes_literal(r.delivery.raw if r.state in (RETRY_STATE, "unknown") else None for r in results),
                 "uncalled": literal("1" if r.uncalled else "0" for r in results),
                 "call_ms": _numbers(None if r.uncalled else r.delivery.call_ms for r in results),
             },
@@ -319,7 +321,3 @@ def _settled(
 
 def _numbers(values: Iterable[int | None]) -> str:
     return literal("NULL" if v is None else str(v) for v in values)
-
-
-def _bytes_literal(values: Iterable[bytes | None]) -> str:
-    return literal("NULL" if v is None else f'"\\\\x{v.hex()}"' for v in values)

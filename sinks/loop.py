@@ -20,7 +20,7 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from core.errors import SetupError
-from runtime import metrics
+from runtime import collector, metrics
 from runtime.clock import Clock, SystemClock
 from runtime.content import ContentReader
 from runtime.kafka import ensure_first_offsets
@@ -30,6 +30,7 @@ from runtime.settings import Settings
 from schemas.codec import Codec
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
+from sinks.announcing import Announcer
 from sinks.calls import LEASE_MARGIN_S, Calls
 from sinks.compose import Composer
 from sinks.endpoints import Endpoints
@@ -94,7 +95,7 @@ class Sink:
             pool = open_pool(settings.ledger_database_url, CONNECTIONS)
             await pool.open()
             stack.push_async_callback(pool.close)
-            producer = Producer(settings, f"newswire-sink-{name}")
+            producer = Producer(settings, f"{settings.topic_prefix}.{name}")
             stack.push_async_callback(asyncio.to_thread, producer.close)
             keys = KeyStore(settings)
             stack.callback(keys.close)
@@ -117,12 +118,12 @@ class Sink:
             suppressed = Suppressed(settings, ledger)
             composer = Composer(settings, self._topics, keys, reader, knowledge, suppressed)
             flow = Flow(
-                settings, FlowStore(pool, self._channel), self._provider, self._codec, self._topics, producer, flight, clock,
-                channel=self._channel, lane=self._lane,
-            )  # fmt: skip
+                settings, FlowStore(pool, self._channel), self._provider, flight, clock, channel=self._channel, lane=self._lane
+            )
+            announcer = Announcer(pool, self._codec, self._topics, producer, flow.changes, clock, channel=self._channel)
             calls = Calls(
                 settings, self._provider, composer, knowledge, ledger, settlement, flight, flow, clock, self._spawn,
-                lane=self._lane,
+                lane=self._lane, endpoints=endpoints,
             )  # fmt: skip
             intake = Intake(
                 settings, self._topics, self._codec, producer, ledger, calls, settlement, flight, flow, clock,
@@ -131,18 +132,19 @@ class Sink:
             sweeper = Sweeper(settings, ledger, self._codec, intake.topic, calls, settlement, flight, flow, clock)
 
             resolver = Resolver(
-                settings, ledger, keys, self._codec, intake.topic, self._provider, knowledge, settlement, flight, clock,
+                settings, ledger, keys, self._codec, self._topics, self._provider, reader, knowledge, settlement, flight, clock,
                 channel=self._channel, lane=self._lane,
             )  # fmt: skip
 
             await self._prepare(ledger, knowledge, intake)
             await persist("suppressions", suppressed.refresh)
             await flow.start()
+            collector.settle()
             intake.open()
             for step in (
                 settlement.write_outcomes, settlement.report_outcomes, calls.prepare, calls.dispatch, intake.claim, intake.poll,
                 intake.commit, sweeper.run,
-                calls.keep_leases, flow.announce, flow.fill, flow.follow_limits, suppressed.run, resolver.run,
+                calls.keep_leases, announcer.run, flow.fill, flow.paces.run, flow.follow_limits, suppressed.run, resolver.run,
             ):  # fmt: skip
                 self._spawn(step())
             self._spawn(keep_retiring(settings))

@@ -210,7 +210,7 @@ def http_outcome(status: int, asked_s: float | None = None) -> Outcome:
 def retry_after_s(value: str | None, now: datetime) -> float:
     """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3: a number or a date), SOON_S if unreadable."""
     text = (value or "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text):
+    if re.fullmatch(r"\d+(\.\d+)?", text):
         return min(float(text), LONGEST_RETRY_AFTER_S)
     try:
         return min(max((parsedate_to_datetime(text) - now).total_seconds(), 0.0), LONGEST_RETRY_AFTER_S)

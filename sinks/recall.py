@@ -92,7 +92,7 @@ FROM ledger.edits e JOIN ledger.recalls r ON r.subject = e.subject
 LEFT JOIN LATERAL (
     SELECT * FROM ledger.deliveries l WHERE l.day = e.day AND l.delivery_id = e.delivery_id LIMIT 1
 ) d ON true
-WHERE e.state = 'pending' AND e.channel = %(channel)s AND e.next_attempt_at <= clock_timestamp()
+WHERE e.state = 'pending' AND e.channel = %(channel)s AND e.next_attempt_at <= (SELECT clock_timestamp())
 ORDER BY e.next_attempt_at LIMIT %(limit)s
 """
 _SETTLE: Final[LiteralString] = """

@@ -25,7 +25,7 @@ from schemas.registry import RegistrySource
 from schemas.topics import Topics
 from sinks.consent import stops_of, subjects_of
 from sinks.delivery import Delivery
-from sinks.history import clock_time, ledger_connection, read_rows
+from sinks.history import HELD, clock_time, ledger_connection, read_rows
 from sinks.statements import GIVE_BACK
 
 CAME_BACK: Final = ("bounced", "complained")
@@ -65,6 +65,8 @@ def refusal(row: Mapping[str, Any], now: datetime, *, unknown_too: bool) -> str 
     if state == "claimed":
         return "a sink has it in hand right now"
     if state == RETRY_STATE:
+        if reason in HELD:
+            return f"it is held ({reason}); `newswire delivery show {row['delivery_id']}` says how it is let go"
         return f"it waits for its next attempt at {clock_time(row['next_attempt_at'])}"
     if state == "unknown" and not unknown_too:
         return f"it may have arrived ({reason}); with --unknown it is sent all the same"

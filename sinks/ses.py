@@ -49,7 +49,7 @@ MAX_TEMPLATE_DATA: Final = 262_144
 MAX_HEADER_VALUE: Final = 995
 """Characters of a header's value."""
 BAD_REQUEST: Final = "bad_request"
-"""Reason of a Retry after a call of several entries that SES could not read."""
+"""Reason of a Retry after a call of several entries that SES refused as a whole."""
 SUPPRESSION_REASONS: Final = {"bounced": "BOUNCE", "complained": "COMPLAINT"}
 """Our reason and SES's."""
 _TAG: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -258,10 +258,12 @@ def refusal(response: Mapping[str, Any], entries: int) -> Outcome:
     error = response.get("Error", {})
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
     known = meaning(SES_CALL, str(error.get("Code", "")), str(error.get("Message", "")))
+    if known is None and status in (400, 413):
+        known = Dead("too_large" if status == 413 else "rejected")
+    if isinstance(known, Dead) and entries > 1:  # one entry may have spoiled it for all, so each is tried alone (see `group`)
+        return Retry(0.0, BAD_REQUEST)
     if known is not None:
         return known
-    if status in (400, 413):  # one entry may have spoiled it for all, so each is tried alone (see `group`)
-        return Dead("too_large" if status == 413 else "rejected") if entries == 1 else Retry(0.0, BAD_REQUEST)
     if status < 300:
         return Unknown("answer_lost")
     return http_outcome(status)

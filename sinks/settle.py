@@ -32,10 +32,12 @@ from sinks.ledger import Ledger, Result, Settled
 
 BATCH: Final = 500
 """Most outcomes in one statement or one produce."""
-OUTCOME_LINGER_S: Final = {"urgent": 0.0, "bulk": 0.03}
-REPORT_LINGER_S: Final = {"urgent": 0.0, "bulk": 0.2}
+OUTCOME_LINGER_S: Final = {"urgent": 0.0, "bulk": 0.1}
+REPORT_LINGER_S: Final = {"urgent": 0.0, "bulk": 0.5}
 """How long an outcome, and then its report, waits for others: single calls end one by one, and a statement and a request to
 Kafka for each of them would cost as much as the calls. An alert's wait for nothing."""
+LOOKS: Final = 5
+"""How often it is looked meanwhile whether a whole batch has come together."""
 RELEASED: Final = "released"
 """Reason of a Retry for a claim that is given back without a call; it is due at once."""
 
@@ -49,8 +51,10 @@ T = TypeVar("T")
 async def gather(queue: "asyncio.Queue[T]", limit: int, linger_s: float = 0.0) -> list[T]:
     """Wait for one item, then at most `linger_s` for more of them; return at most `limit`."""
     items = [await queue.get()]
-    if linger_s and queue.qsize() < limit:
-        await asyncio.sleep(linger_s)
+    for _ in range(LOOKS if linger_s else 0):
+        if len(items) + queue.qsize() >= limit:
+            break
+        await asyncio.sleep(linger_s / LOOKS)
     while len(items) < limit and not queue.empty():
         items.append(queue.get_nowait())
     return items
@@ -70,8 +74,9 @@ async def persist(what: str, step: Callable[[], Awaitable[T]]) -> T:
 
 def status_record(codec: Codec, topics: Topics, settled: Settled, *, channel: str, lane: str) -> Record:
     """Return the event of delivery-status for a state of the ledger; the same state gives the same event."""
+    delivery_id = settled.delivery_id
     value = {
-        "delivery_id": settled.delivery_id,
+        "delivery_id": delivery_id,
         "subscriber_id": settled.subscriber_id,
         "source_id": settled.source_id,
         "source_kind": settled.source_kind,
@@ -88,10 +93,10 @@ def status_record(codec: Codec, topics: Topics, settled: Settled, *, channel: st
         value,
         key=settled.subscriber_id,
         time=settled.outcome_at,
-        id=event_id(settled.delivery_id, settled.state, str(settled.attempt)),
+        id=event_id(delivery_id, settled.state, str(settled.attempt)),
         source=f"/newswire/sinks/{channel}",
         correlation_id=settled.source_id,
-        causation_id=settled.delivery_id,
+        causation_id=delivery_id,
     )
 
 
@@ -117,8 +122,6 @@ class Settlement:
         metrics.OUTCOMES.labels(
             f"{self._channel}-{self._lane}", self._channel, type(outcome).__name__.lower(), reason_of(outcome) or ""
         ).inc()
-        if self._endpoints is not None:
-            self._endpoints.note(delivery, outcome)
         self._outcomes.put_nowait((delivery, outcome))
 
     def report(self, settled: Settled, delivery: Delivery | None) -> None:
@@ -158,7 +161,7 @@ class Settlement:
             # without a call the wait is exact: nothing was refused, and who gave it knows when it may go
             after_s = outcome.after_s
             if not uncalled:
-                after_s = long_wait_s(self._schedule, delivery.attempt, outcome.after_s, random.uniform)
+                after_s = long_wait_s(self._schedule, delivery.rounds + 1, outcome.after_s, random.uniform)
             if after_s < (delivery.not_after - self._clock.now()).total_seconds():
                 return Result(delivery, RETRY_STATE, outcome.reason, after_s=after_s, uncalled=uncalled)
             outcome = Dead("attempts_exhausted") if delivery.attempt > int(uncalled) else Skipped("expired")

@@ -1,6 +1,7 @@
 """The ledger's statements. All take arrays, so that a batch is one round trip and one transaction.
 
-clock_timestamp() is the server's time at that moment, not the transaction's start: a statement may wait for a lock.
+clock_timestamp() is the server's time at that moment, not the transaction's start: a statement may wait for a lock. Where it
+bounds an index it stands as (SELECT clock_timestamp()): worked out once; otherwise all rows in that state would be looked at.
 They run as generic plans with sequential scans discouraged (see `open_pool`): each key is one look-up in one partition.
 A statement that overwrites an outcome, or ends an attempt without one, appends it to the row's history (see
 sql/004_history.sql); on the way of a delivery that succeeds at once there is no such statement.
@@ -19,6 +20,11 @@ def text_literal(values: Iterable[str | None]) -> str:
     """Return an array literal of any texts without NUL; None becomes NULL."""
     parts = ["NULL" if v is None else f'"{v}"' if _plain(v) else _quoted(v) for v in values]
     return "{" + ",".join(parts) + "}"
+
+
+def bytes_literal(values: Iterable[bytes | None]) -> str:
+    """Return an array literal of binary values."""
+    return literal("NULL" if v is None else f'"\\\\x{v.hex()}"' for v in values)
 
 
 def _plain(text: str) -> bool:
@@ -105,6 +111,7 @@ written AS (
         state = i.state,
         reason = i.reason,
         attempt = d.attempt - CASE WHEN d.state = 'claimed' THEN i.uncalled ELSE 0 END,
+        rounds = CASE WHEN i.state = 'retry' AND i.uncalled = 0 THEN coalesce(d.rounds, 0) + 1 ELSE d.rounds END,
         receipt_hash = i.receipt_hash,
         receipt = i.receipt,
         request = i.request,
@@ -169,7 +176,7 @@ UPDATE ledger.deliveries d SET
     state = 'unknown', reason = 'lease_expired', outcome_at = clock_timestamp(), reported_at = NULL, check_at = NULL
 FROM (
     SELECT day, delivery_id FROM ledger.deliveries
-    WHERE channel = %(channel)s AND lane = %(lane)s AND state = 'claimed' AND lease_until < clock_timestamp()
+    WHERE channel = %(channel)s AND lane = %(lane)s AND state = 'claimed' AND lease_until < (SELECT clock_timestamp())
     ORDER BY lease_until LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ) ended
 WHERE d.day = ended.day AND d.delivery_id = ended.delivery_id
@@ -182,7 +189,7 @@ UNREPORTED: Final[LiteralString] = """
 SELECT day, delivery_id::text, subscriber_id::text, source_id, source_kind, state, reason, attempt, receipt_hash, outcome_at
 FROM ledger.deliveries
 WHERE channel = %(channel)s AND lane = %(lane)s AND reported_at IS NULL
-  AND outcome_at < clock_timestamp() - make_interval(secs => %(older_than_s)s::float8)
+  AND outcome_at < (SELECT clock_timestamp()) - make_interval(secs => %(older_than_s)s::float8)
 ORDER BY outcome_at LIMIT %(limit)s
 """
 
@@ -192,12 +199,12 @@ UPDATE ledger.deliveries d SET
     claimed_at = clock_timestamp(), call_ms = NULL, lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s::float8)
 FROM (
     SELECT day, delivery_id FROM ledger.deliveries
-    WHERE channel = %(channel)s AND lane = %(lane)s AND state = 'retry' AND next_attempt_at <= clock_timestamp()
-      AND (SELECT min(caught_up_at) FROM ledger.consent_progress) >= clock_timestamp() - make_interval(secs => %(lag_s)s::float8)
+    WHERE channel = %(channel)s AND lane = %(lane)s AND state = 'retry' AND next_attempt_at <= (SELECT clock_timestamp())
+      AND (SELECT min(caught_up_at) >= clock_timestamp() - make_interval(secs => %(lag_s)s::float8) FROM ledger.consent_progress)
     ORDER BY next_attempt_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ) due
 WHERE d.day = due.day AND d.delivery_id = due.delivery_id
-RETURNING d.request, d.attempt
+RETURNING d.request, d.attempt, coalesce(d.rounds, 0)
 """
 
 KEEP: Final[LiteralString] = """
@@ -208,11 +215,11 @@ RETURNING 1
 """
 
 # By hand: back to the sink as parked and due, while it is still in the state and attempt that were looked at. Giving it back
-# counts as an attempt, so that whatever comes of it is told from what came before.
+# counts as an attempt, so that whatever comes of it is told from what came before; its waits begin anew.
 GIVE_BACK: Final[LiteralString] = """
 UPDATE ledger.deliveries d SET
     state = 'retry', reason = 'redriven', attempt = d.attempt + 1, request = i.request, next_attempt_at = clock_timestamp(),
-    outcome_at = NULL, reported_at = NULL, call_ms = NULL, check_at = NULL,
+    outcome_at = NULL, reported_at = NULL, call_ms = NULL, check_at = NULL, rounds = NULL,
     history = ledger.noted(ledger.remembered(d), jsonb_build_object(
         'state', 'redriven', 'attempt', d.attempt + 1, 'at', clock_timestamp(), 'by', %(by)s::text, 'why', %(why)s::text
     ))

@@ -30,7 +30,7 @@ def suppression_group() -> None:
     """
 
 
-@suppression_group.command()
+@suppression_group.command(epilog="Example: newswire suppression show ada@example.org")
 @click.argument("address")
 @_CHANNEL
 @click.pass_obj
@@ -43,7 +43,7 @@ def show(output: Any, address: str, channel: str) -> None:
         output.say(f"This address is not on the list of the channel {channel}.")
 
 
-@suppression_group.command()
+@suppression_group.command(epilog="Example: newswire suppression lift https://example.org/hook --channel webhook")
 @click.argument("address")
 @_CHANNEL
 @click.pass_obj

@@ -79,5 +79,6 @@ class Sweeper:
             return Delivery.of(value, parked.raw, None)
 
         delivery = await persist("parked", decode)
-        delivery.attempt, delivery.lease_ends_s = parked.attempt, now_s + self._settings.lease_s
+        delivery.attempt, delivery.rounds = parked.attempt, parked.rounds
+        delivery.lease_ends_s = now_s + self._settings.lease_s
         return delivery

@@ -8,9 +8,10 @@ SKIP LOCKED keeps them apart. How a provider tells:
 - a webhook: it is sent again under the same webhook-id, by which a receiver knows a repetition.
 
 What was found is sent; what certainly is not there is sent again, the ordinary way (parked, due at once), so that consent,
-suppression, rates and breaker are looked at anew. What stays unknown after its window follows the policy of its source: an alert
-is sent again, which its history records; a newsletter's issue is held and stays unknown until a person decides. Guarantees:
-nothing is sent again that was not reported as unknown before, nor after its not_after, nor without its request.
+suppression, rates and breaker are looked at anew. What stays unknown after its window follows the policy of its source, which
+is `on_unknown` of the alert or the newsletter: an alert that names none is sent again, which its history records; a newsletter's
+issue is held and stays unknown until a person decides. Guarantees: nothing is sent again that was not reported as unknown
+before, nor after its not_after, nor without its request.
 """
 
 import asyncio
@@ -20,15 +21,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
-from typing import Final, LiteralString
+from typing import Any, Final, LiteralString
 
 from core.errors import KeyDestroyed, SetupError, WrongType
+from core.names import POLICIES
 from core.outcomes import Sent
 from runtime import metrics
 from runtime.clock import Clock
+from runtime.content import ContentReader
 from runtime.keys import KeyStore
 from runtime.settings import Settings
 from schemas.codec import Codec
+from schemas.topics import Topics
 from sinks.delivery import Delivery
 from sinks.flight import Flight
 from sinks.knowledge import Knowledge
@@ -46,15 +50,14 @@ LEFT_S: Final = 60.0
 """What must be left until not_after for a delivery to be sent again."""
 LIMIT: Final = 20
 """Most rows in one round: Slack shows its history some 50 times a minute."""
-POLICIES: Final = ("resend", "hold")
 
 # Taking a row is putting off its next look; the owner stays who called, so that a late outcome of theirs still counts.
-_TAKE: Final[LiteralString] = """
+TAKE: Final[LiteralString] = """
 UPDATE ledger.deliveries d SET check_at = clock_timestamp() + make_interval(secs => %(again_s)s::float8)
 FROM (
     SELECT day, delivery_id FROM ledger.deliveries
     WHERE channel = %(channel)s AND lane = %(lane)s AND state = 'unknown'
-      AND coalesce(check_at, '-infinity'::timestamptz) <= clock_timestamp()
+      AND coalesce(check_at, '-infinity'::timestamptz) <= (SELECT clock_timestamp())
       AND outcome_at <= clock_timestamp() - make_interval(secs => %(settled_s)s::float8) AND reported_at IS NOT NULL
     ORDER BY coalesce(check_at, '-infinity'::timestamptz) LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ) due
@@ -109,13 +112,16 @@ class Resolver:
     """The resolving part of one sink process."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, keys: KeyStore, codec: Codec, topic: str, provider: Provider,
-        knowledge: Knowledge, settlement: Settlement, flight: Flight, clock: Clock, *, channel: str, lane: str,
+        self, settings: Settings, ledger: Ledger, keys: KeyStore, codec: Codec, topics: Topics, provider: Provider,
+        reader: ContentReader, knowledge: Knowledge, settlement: Settlement, flight: Flight, clock: Clock, *,
+        channel: str, lane: str,
     ) -> None:  # fmt: skip
         if settings.alert_on_unknown not in POLICIES:
             raise SetupError(f"NEWSWIRE_ALERT_ON_UNKNOWN={settings.alert_on_unknown} is no policy: set resend or hold.")
-        self._settings, self._ledger, self._keys, self._codec, self._topic = settings, ledger, keys, codec, topic
-        self._provider, self._knowledge, self._settlement, self._flight = provider, knowledge, settlement, flight
+        self._settings, self._ledger, self._keys, self._codec = settings, ledger, keys, codec
+        self._topic, self._alerts = topics.deliveries(channel, lane), topics.alerts
+        self._provider, self._reader, self._knowledge = provider, reader, knowledge
+        self._settlement, self._flight = settlement, flight
         self._clock, self._channel, self._lane = clock, channel, lane
         self._window_s = settings.unknown_window_s or WINDOW_S[channel]
 
@@ -131,7 +137,7 @@ class Resolver:
         # a call whose answer was lost may still be on its way for as long as the provider may take
         settled_s = 0.0 if self._channel == "webhook" else self._settings.provider_timeout_s
         values = {"channel": self._channel, "lane": self._lane, "again_s": again_s, "settled_s": settled_s, "limit": LIMIT}
-        doubts = [Doubt(*row) for row in await persist("unknown", partial(self._ledger.rows, _TAKE, values))]
+        doubts = [Doubt(*row) for row in await persist("unknown", partial(self._ledger.rows, TAKE, values))]
         for doubt in doubts:
             if self._flight.stopping:
                 break  # looked at again when its time has come
@@ -154,7 +160,7 @@ class Resolver:
                 return  # else it is looked at again after LOOK_EVERY_S
         if doubt.age_s < self._window_s:
             return
-        if self._channel == "webhook" or self._policy(doubt) == "resend":
+        if self._channel == "webhook" or await self._policy(doubt, delivery) == "resend":
             await self._send_again(doubt, "unresolved")
         else:
             await self._hold(doubt)
@@ -203,11 +209,18 @@ class Resolver:
         self._count("held")
         log.warning("%s: its outcome stays unknown: it is held until somebody decides", doubt.delivery_id)
 
-    def _policy(self, doubt: Doubt) -> str:
+    async def _policy(self, doubt: Doubt, delivery: Delivery | None) -> str:
         if doubt.source_kind == "alert":
-            return self._settings.alert_on_unknown
+            raised = None if delivery is None else await persist("content", partial(self._raised, delivery))
+            return str((raised or {}).get("on_unknown") or self._settings.alert_on_unknown)
         definition = self._knowledge.newsletter(doubt.newsletter_id or "") or {}
         return str(definition.get("on_unknown") or "hold")
+
+    async def _raised(self, delivery: Delivery) -> Mapping[str, Any] | None:
+        """Return the alert as it was raised; None when its topic does not keep it any more."""
+        partition, offset = delivery.request["alert_partition"], delivery.request["alert_offset"]
+        event = None if partition is None or offset is None else await self._reader.get(self._alerts, partition, offset)
+        return None if event is None or event.key != delivery.source_id else event.value
 
     def _count(self, result: str) -> None:
         metrics.RESOLVED.labels(self._channel, result).inc()

@@ -103,13 +103,19 @@ class Webhook:
 
     channel: ClassVar[str] = "webhook"
     entries: ClassVar[int] = 1
-    calls: ClassVar[int] = 32
+    calls: ClassVar[int] = 512
+    """They go to as many strangers; whoever does not answer must not keep the others waiting. A call under way costs a socket."""
 
     def __init__(self, settings: Settings, clock: Clock | None = None, lookup: "Lookup | None" = None) -> None:
         if not settings.live and not settings.webhook_allow_http_loopback:
             raise SetupError(
                 "NEWSWIRE_WEBHOOK_ALLOW_HTTP_LOOPBACK and NEWSWIRE_LIVE are both off: set the first for a sandbox on this "
                 "machine, or NEWSWIRE_LIVE=1 to send webhooks for real."
+            )
+        if settings.live and settings.webhook_allow_http_loopback:
+            raise SetupError(
+                "NEWSWIRE_LIVE and NEWSWIRE_WEBHOOK_ALLOW_HTTP_LOOPBACK are both on: subscribers could have http addresses of "
+                "this machine called. Unset the second to send for real, the first for a sandbox."
             )
         self._settings, self._clock, self._lookup = settings, clock or SystemClock(), lookup
         self._fragments = FragmentCache()

@@ -15,7 +15,7 @@ from typing import Any
 from core.approval import Publications, Revision, gate
 from core.errors import CodecError
 from core.ids import deterministic_id, event_id
-from core.subscribers import check_subscriber_event
+from core.rules import validate
 from runtime import failpoints
 from runtime.kafka import admin_client, end_offsets, read_range, start_offsets
 from runtime.settings import Settings
@@ -50,7 +50,7 @@ class Approval:
 
     async def check_subscriber(self, event: Event) -> None:
         """Refuse an event that breaks a rule of the subscribers topic."""
-        check_subscriber_event(event.name, event.value)
+        validate(event.name, event.value)
 
     async def handle(self, event: Event) -> None:
         """Bring a submission to its end; other events are only folded."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.alert_state import alert_not_after
-from core.approval import check_alert, check_newsletter
 from core.errors import EventRefused
 from core.ids import event_id, newsletter_source_id
 from core.names import PRIORITIES
+from core.newsletters import Definitions
+from core.rules import obeys, validate
 from core.schedule import falls_somewhere, is_slot
 from runtime import failpoints
 from runtime.kafka import LogFollower
@@ -59,10 +60,10 @@ RULE_FIELDS = (
 
 
 @dataclass
-class Definitions:
+class Known:
     """What the audience stage must know; written by the follower's thread, entry by entry."""
 
-    newsletters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    newsletters: Definitions = field(default_factory=Definitions)
     quality: dict[str, float] = field(default_factory=dict)
     alerts: dict[str, Event] = field(default_factory=dict)
 
@@ -73,25 +74,17 @@ class Definitions:
             self.quality[value["publication_id"]] = value["quality"]
         elif event.name == "AlertRaised":
             self.first_alert(event)
-        elif event.name == "NewsletterDefined":
-            known = self.newsletters.get(value["newsletter_id"])
-            if known is None or value["revision"] > known["revision"]:
-                try:
-                    check_newsletter(value)
-                except EventRefused:
-                    return
-                self.newsletters[value["newsletter_id"]] = value
+        else:
+            self.newsletters.apply(event, event.offset)
 
     def first_alert(self, event: Event) -> Event:
         """Return the first AlertRaised of this alert that is known, this one included."""
         known = self.alerts.get(event.key)
-        if known is None or event.offset < known.offset:
-            try:
-                check_alert(event.value)
-            except EventRefused:
-                return event
-            known = self.alerts[event.key] = event
-        return known
+        if known is not None and known.offset <= event.offset:
+            return known
+        if obeys(event.name, event.value):
+            self.alerts[event.key] = event
+        return event
 
 
 class Audience:
@@ -99,7 +92,7 @@ class Audience:
 
     def __init__(self, stage: Stage) -> None:
         self._stage, self._topics = stage, stage.topics
-        self._known = Definitions()
+        self._known = Known()
         followed = [stage.topics.newsletters, stage.topics.publications, stage.topics.alerts]
         self._follower = LogFollower(stage.settings, followed, self._known.apply, stage.codec, name="audience", clock=stage.clock)
         self._follower.start()
@@ -115,8 +108,9 @@ class Audience:
         raise error
 
     async def newsletter(self, event: Event) -> None:
-        """Refuse a definition that breaks a rule; the follower takes note of the others."""
-        check_newsletter(event.value)
+        """Refuse a definition that does not count; the follower takes note of the others."""
+        await self._follower.wait_caught_up(FOLLOW_TIMEOUT_S)
+        self._known.newsletters.admit(event.value, event.offset)
 
     # ---- content ----
 
@@ -166,13 +160,13 @@ class Audience:
         return [self._item(raised, action, event.partition, event.offset)]
 
     def _raised(self, event: Event) -> list[dict[str, Any]]:
-        """Return the admitted alert; a copy with the same content changes nothing, one with other content is refused."""
-        check_alert(event.value)
+        """Return the admitted alert; a copy with the same content, whenever raised, changes nothing; another one is refused."""
+        validate(event.name, event.value)
         first = self._known.first_alert(event)
         if first.offset == event.offset:
             return [self._item(event, "raised", event.partition, event.offset)]
         for name, value in event.value.items():
-            if first.value[name] != value:
+            if name != "raised_at" and first.value[name] != value:
                 raise EventRefused("AlertRaised", name, "differs from what this alert was raised with; update or cancel it")
         return []
 
@@ -199,10 +193,11 @@ class Audience:
         if wanted is None and not is_slot(minute):
             return
         await self._follower.wait_caught_up(FOLLOW_TIMEOUT_S)
-        if wanted is not None and wanted not in self._known.newsletters:
+        if wanted is not None and self._known.newsletters.newest(wanted) is None:
             raise EventRefused("Tick", "newsletter_id", f"there is no newsletter {wanted!r}: define it first")
         records: list[Record] = []
-        for newsletter_id, definition in sorted(self._known.newsletters.items()):
+        for definition in self._known.newsletters.all():
+            newsletter_id = definition["newsletter_id"]
             if newsletter_id == wanted if wanted is not None else falls_somewhere(definition["days"], minute):
                 fields = {
                     "source_id": newsletter_source_id(newsletter_id, minute),

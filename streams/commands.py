@@ -1,8 +1,9 @@
 """Commands of the streams: `newswire run <stage>`, `newswire tick` and `newswire why`."""
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -12,6 +13,10 @@ from runtime.clock import SystemClock
 from runtime.commands import run_group
 from runtime.output import Output
 from runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from schemas.codec import Codec
+    from schemas.records import Event
 
 MAX_SLOT_DISTANCE: Final = timedelta(hours=24)
 """A slot further back is past not_after, and one further ahead is more likely a slip of the pen."""
@@ -91,20 +96,20 @@ def parse_slot(text: str | None, now: datetime, at_any_time: bool) -> datetime:
     return slot
 
 
-@click.command()
+@click.command(epilog="Example: newswire tick daily --slot 2026-11-22T09:00Z")
 @click.argument("newsletter")
 @click.option("--slot", help="UTC minute, such as 2026-11-22T09:00Z; the current one by default.")
 @click.option("--at-any-time", is_flag=True, help="Allow a slot more than 24 hours away.")
 @click.pass_obj
 def tick(output: Output, newsletter: str, slot: str | None, at_any_time: bool) -> None:
-    """Make all subscribers of NEWSLETTER due for one slot.
+    """Make all subscribers of NEWSLETTER due for one slot, whatever their local time: who has something new to read gets it.
 
-    The same slot again changes nothing. A slot that the clock has ticked already on one of the newsletter's days counts as
-    the same.
+    A slot that was taken before, by the clock on one of the newsletter's days or by this command, is decided once: the same
+    slot again sends nothing. A slot that lies in the past and was not taken, because nothing ran then, is sent now.
     """
     from core.ids import newsletter_source_id
-    from core.schedule import falls_somewhere
     from runtime.kafka import Producer
+    from runtime.reach import require_kafka
     from schemas.codec import Codec
     from schemas.registry import RegistrySource
     from schemas.topics import Topics
@@ -112,45 +117,58 @@ def tick(output: Output, newsletter: str, slot: str | None, at_any_time: bool) -
 
     settings, now = Settings.load(), SystemClock().now()
     minute = parse_slot(slot, now, at_any_time)
+    require_kafka(settings.kafka_bootstrap_servers)
     topics = Topics(settings.topic_prefix, settings.shards)
     codec = Codec(topics, RegistrySource(settings.schema_registry_url))
-    days = _days_of(settings, codec, topics.newsletters, newsletter)
+    _refuse_unknown(settings, codec, topics.newsletters, newsletter)
+    source_id = newsletter_source_id(newsletter, minute)
+    taken = _is_taken(settings, codec, topics.audience_newsletters, source_id)
     record = tick_record(codec, topics.ticks, minute, now, newsletter, settings.actor)
     producer = Producer(settings, "newswire-tick")
     try:
         producer.send_sync([record])
     finally:
         producer.close()
-    source_id = newsletter_source_id(newsletter, minute)
-    if falls_somewhere(days, minute) and minute <= now:
-        output.say("The clock has a tick of its own for this minute: where it was decided already, this one changes nothing.")
-    output.item({"source_id": source_id, "newsletter": newsletter, "slot": minute})
+    output.item({"source_id": source_id, "newsletter": newsletter, "slot": minute, "taken_before": taken})
+    if taken:
+        output.say("This slot was taken before, by the clock or by this command: it is decided once, and nothing more is sent.")
+    else:
+        output.say(f"Every subscriber is due now; `newswire accounting {source_id}` shows what comes of it.")
 
 
-def _days_of(settings: Settings, codec: "object", topic: str, newsletter: str) -> list[int]:
-    """Return the weekdays of a newsletter; InputError names those that exist when it does not."""
+def _refuse_unknown(settings: Settings, codec: "Codec", topic: str, newsletter: str) -> None:
+    """Raise InputError, with those that exist, when a newsletter is not defined."""
+    from core.newsletters import Definitions
+
+    known = Definitions()
+    for event in _events(settings, codec, topic):
+        known.apply(event, event.offset)
+    if known.newest(newsletter) is None:
+        names = ", ".join(definition["newsletter_id"] for definition in known.all()) or "none is defined"
+        raise InputError(f"There is no newsletter {newsletter!r}. Known: {names}.")
+
+
+def _is_taken(settings: Settings, codec: "Codec", topic: str, source_id: str) -> bool:
+    """Return whether a slot was copied to the shards before; they have the same slots, so one of them is read."""
+    found = (event.name == "SlotDue" and event.value["source_id"] == source_id for event in _events(settings, codec, topic, 0))
+    return any(found)
+
+
+def _events(settings: Settings, codec: "Codec", topic: str, partition: int | None = None) -> "Iterator[Event]":
+    """Yield every event that is in a topic now, or in one partition of it."""
     from core.errors import CodecError
     from runtime.kafka import admin_client, end_offsets, partitions_of, read_range, start_offsets
-    from schemas.codec import Codec
 
-    assert isinstance(codec, Codec)
     admin = admin_client(settings)
-    places = partitions_of(admin, [topic])
-    newest: dict[str, tuple[int, list[int]]] = {}
+    places = [place for place in partitions_of(admin, [topic]) if partition in (None, place[1])]
     for raw in read_range(settings, start_offsets(admin, places), end_offsets(admin, places)):
         try:
-            value = codec.decode(raw).value
+            yield codec.decode(raw)
         except CodecError:
-            continue
-        if value["revision"] > newest.get(value["newsletter_id"], (0, []))[0]:
-            newest[value["newsletter_id"]] = (value["revision"], value["days"])
-    if newsletter not in newest:
-        known = ", ".join(sorted(newest)) or "none is defined"
-        raise InputError(f"There is no newsletter {newsletter!r}. Known: {known}.")
-    return newest[newsletter][1]
+            continue  # dead-lettered by those whose input it is
 
 
-@click.command()
+@click.command(epilog="Example: newswire why daily@2026-11-22T09:00Z 0b5f8a3e-6f3e-4b64-9a39-0c8a3a6b0001")
 @click.argument("source")
 @click.argument("subscriber")
 @click.pass_obj
@@ -159,10 +177,12 @@ def why(output: Output, source: str, subscriber: str) -> None:
 
     SOURCE is an alert_id, or a newsletter's slot such as daily@2026-11-22T09:00Z.
     """
+    from runtime.directory import read_subscriber_id
     from streams.explaining import Asker
 
-    answer = Asker(Settings.load()).why(source, subscriber.lower())
-    fields = {"source_id": source, "subscriber_id": subscriber.lower(), "verdict": answer.verdict, "reason": answer.reason}
+    subscriber_id = read_subscriber_id(subscriber)
+    answer = Asker(Settings.load()).why(source, subscriber_id)
+    fields = {"source_id": source, "subscriber_id": subscriber_id, "verdict": answer.verdict, "reason": answer.reason}
     output.item(fields | {"channels": answer.channels, "because": answer.because} | answer.decided)
     if answer.deliveries and not output.json_mode:
         columns = list(answer.deliveries[0])

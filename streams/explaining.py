@@ -16,6 +16,7 @@ from core.newsletter_state import NewsletterState
 from core.subscribers import subscriber_key
 from runtime.kafka import admin_client, end_offsets, read_range, start_offsets
 from runtime.postgres import connect
+from runtime.reach import require_kafka
 from runtime.settings import Settings
 from schemas.codec import Codec
 from schemas.partition import partition_for
@@ -40,16 +41,14 @@ class Asker:
     """Looks things up in the log."""
 
     def __init__(self, settings: Settings) -> None:
+        require_kafka(settings.kafka_bootstrap_servers)
         self._settings, self._topics = settings, Topics(settings.topic_prefix, settings.shards)
         self._codec = Codec(self._topics, RegistrySource(settings.schema_registry_url))
         self._admin = admin_client(settings)
 
     def why(self, source_id: str, subscriber_id: str) -> Why:
-        """Return what a source came to for a subscriber; InputError when it was not decided (yet)."""
-        try:
-            key = subscriber_key(subscriber_id)
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        """Return what a source came to for a subscriber (a UUID); InputError when it was not decided (yet)."""
+        key = subscriber_key(subscriber_id)
         shard = partition_for(subscriber_id.encode(), self._topics.shards)
         newsletter = "@" in source_id
         decision = self._decision(source_id, subscriber_id, shard, "bulk" if newsletter else "urgent")

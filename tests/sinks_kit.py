@@ -234,7 +234,7 @@ class World:
         publication_id = str(uuid.uuid4())
         value = {
             "publication_id": publication_id, "revision": 1, "content_type": "article", "title": f"Result {publication_id}",
-            "summary": "A summary.", "body": None, "url": "https://example.org/x", "authors": ["A. Author"],
+            "summary": "A r\\'esum\\'e.", "body": None, "url": "https://example.org/x", "authors": ["A. Author"],
             "topics": [{"topic": "hep-ph", "weight": 1.0}], "language": "en", "published_at": datetime.now(UTC), "attributes": {},
         }  # fmt: skip
         record = self.codec.encode(
@@ -246,13 +246,13 @@ class World:
             "score": 10_000, "reason": "topic:hep-ph", "propensity": 1.0,
         }  # fmt: skip
 
-    def raise_alert(self, publication_id: str | None = None) -> dict[str, Any]:
+    def raise_alert(self, publication_id: str | None = None, **fields: Any) -> dict[str, Any]:
         """Produce an alert and return the fields of a delivery that name it."""
         alert_id = str(uuid.uuid4())
         value = {
             "alert_id": alert_id, "publication_id": publication_id, "title": "Beam lost", "body": "At noon.", "url": None,
             "topics": [], "language": "en", "priority": "high", "dedup_key": None, "quality": 0.95,
-            "raised_at": datetime.now(UTC), "expires_at": None,
+            "raised_at": datetime.now(UTC), "expires_at": None, **fields,
         }  # fmt: skip
         record = self.codec.encode(self.topics.alerts, "AlertRaised", value, key=alert_id, time=datetime.now(UTC))
         (offset,) = self.produce_all([record])
@@ -382,6 +382,11 @@ class Process:
         ]
         with log.open("wb") as file:
             self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def kill(self) -> None:
         """Send SIGKILL to this process only."""

@@ -2,7 +2,8 @@
 
 A bucket's speed is its ceiling until the provider says that it was too fast; then it is halved, and grows back by itself
 (additive increase, multiplicative decrease: Chiu and Jain, 1989). `Bucket` is a value that the processes of a channel
-share through a table and take from in blocks; `Pace` is one process's own, and gives out the time of a turn.
+share through a table and take from in blocks; `Pace` is one process's own, gives out the time of a turn, and learns afterwards
+which turns other processes took.
 """
 
 from dataclasses import dataclass, replace
@@ -117,11 +118,12 @@ def _bulk_cap(burst: float) -> float:
 class Pace:
     """A destination's turns (the generic cell rate algorithm: ITU-T I.371): one at a time, the first `burst` at once."""
 
-    __slots__ = ("_burst", "_free_at_s", "_parked_until_s", "_speed", "held_until_s")
+    __slots__ = ("_burst", "_free_at_s", "_parked_until_s", "_speed", "_used_s", "held_until_s")
 
     def __init__(self, rate: Rate) -> None:
         self._speed, self._burst = Speed(rate.per_s), rate.burst
         self._free_at_s = self._parked_until_s = self.held_until_s = float("-inf")
+        self._used_s = 0.0
 
     def per_s(self, now_s: float) -> float:
         """Return its present speed."""
@@ -136,6 +138,7 @@ class Pace:
         gap_s = 1.0 / self._speed.at(now_s)
         starts_at_s = max(now_s, self._free_at_s - (self._burst - 1.0) * gap_s, self.held_until_s)
         if starts_at_s - now_s <= longest_s:
+            self._used_s = gap_s + (self._used_s if self._free_at_s > now_s else 0.0)  # what lies back counts no more
             self._free_at_s = max(self._free_at_s, starts_at_s) + gap_s
             return starts_at_s - now_s, True
         self._parked_until_s = max(self._parked_until_s, starts_at_s) + gap_s
@@ -145,6 +148,20 @@ class Pace:
         """Take a throttled answer that asks to wait so long."""
         self._speed = self._speed.slowed(now_s)
         self.held_until_s = max(self.held_until_s, now_s + hold_s)
+
+    def ahead_s(self, now_s: float) -> float:
+        """Return how far off the end of the turns is that were taken."""
+        return self._free_at_s - now_s
+
+    def reported(self) -> float:
+        """Return the time that the turns take which were taken since this was asked last."""
+        used_s, self._used_s = self._used_s, 0.0
+        return used_s
+
+    def follow(self, now_s: float, ahead_s: float, held_s: float) -> None:
+        """Take what all processes took: the end of the turns but for those not reported yet, and a pause, both from now."""
+        self._free_at_s = max(self._free_at_s, now_s + ahead_s + self._used_s)
+        self.held_until_s = max(self.held_until_s, now_s + held_s)
 
     def idle(self, now_s: float) -> bool:
         """Return whether a new one would do as well."""

@@ -39,7 +39,8 @@ class ChannelRates:
     """Destinations with rates of their own."""
     divided: bool = False
     """Whether a destination is common to subscribers everywhere (a mail domain): each process then takes the share of it
-    that it has of the partitions. Else it belongs to one subscriber or a few, and one process sees nearly all of it."""
+    that it has of the partitions. Else it belongs to one subscriber or a few, and the processes that send to it tell each
+    other what they took (sinks/pacing.py)."""
 
 
 _MAILBOXES = Rate(500.0, 2_000.0)

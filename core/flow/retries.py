@@ -1,8 +1,10 @@
 """When a delivery that the provider did not take is tried again: one visible schedule for each channel and lane.
 
 A try that was refused for a passing reason is repeated in the process a few times, when the provider asks for no longer
-than a moment; then the delivery is parked in the ledger, where no restart loses it and where it holds up nobody. How often
-is bounded by time alone: a delivery that could only be tried after its not_after has failed (attempts_exhausted).
+than a moment: that is for what is over in a second. Then the delivery is parked in the ledger, where no restart loses it
+and where it holds up nobody, each time for the next step. Webhooks have no tries in the process: their steps are those of
+the specification, counted from the first call. How often is bounded by time alone: a delivery that could only be tried
+after its not_after has failed (attempts_exhausted).
 Jitter: full, uniform(0, step) (Brooker, "Exponential Backoff And Jitter", AWS, 2015), but for webhooks +-20 % of the step,
 as their specification has it; never sooner than the provider asks, and then up to a tenth later, so that all those who
 were told the same do not come back together.
@@ -29,7 +31,7 @@ class Schedule:
     short_s: tuple[float, ...]
     """Ceilings of the waits in the process, a try each."""
     long_s: tuple[float, ...]
-    """Steps of the waits in the ledger, by attempt; the last one repeats."""
+    """Steps of the waits in the ledger, one each time that it is parked; the last one repeats."""
     jitter: tuple[float, float]
     """The wait lies between these shares of the step."""
 
@@ -52,11 +54,11 @@ SCHEDULES: Final[Mapping[tuple[str, str], Schedule]] = MappingProxyType(
         **{(channel, "urgent"): _URGENT for channel in ("email", "slack", "discord")},
         **{(channel, "bulk"): _BULK for channel in ("email", "slack", "discord")},
         ("webhook", "urgent"): Schedule(
-            _SHORT, (5.0, 15.0, 30.0, _MINUTE, 2 * _MINUTE, 5 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE), (0.8, 1.2)
+            (), (5.0, 15.0, 30.0, _MINUTE, 2 * _MINUTE, 5 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE), (0.8, 1.2)
         ),
         # Standard Webhooks, "Retry schedule": 0, 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h
         ("webhook", "bulk"): Schedule(
-            _SHORT,
+            (),
             (5.0, 5 * _MINUTE, 30 * _MINUTE, 2 * _HOUR, 5 * _HOUR, 10 * _HOUR, 14 * _HOUR, 20 * _HOUR, 24 * _HOUR),
             (0.8, 1.2),
         ),
@@ -72,9 +74,9 @@ def short_wait_s(schedule: Schedule, tries: int, asked_s: float, uniform: Unifor
     return asked_s + uniform(0.0, schedule.short_s[tries - 1])
 
 
-def long_wait_s(schedule: Schedule, attempt: int, asked_s: float, uniform: Uniform) -> float:
-    """Return how long a delivery is parked after its attempt of that number (1 is the first)."""
-    assert attempt >= 1
-    step_s = schedule.long_s[min(attempt, len(schedule.long_s)) - 1]
+def long_wait_s(schedule: Schedule, time: int, asked_s: float, uniform: Uniform) -> float:
+    """Return how long a delivery is parked when it is for that time (1 is the first)."""
+    assert time >= 1
+    step_s = schedule.long_s[min(time, len(schedule.long_s)) - 1]
     low, high = schedule.jitter
     return max(asked_s + uniform(0.0, LATER * asked_s), uniform(low * step_s, high * step_s))

@@ -5,10 +5,11 @@ over all embeds. Send with ALLOWED_MENTIONS.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from core.rendering.fragments import FragmentCache, FragmentKey
+from core.rendering.fragments import REASONED, FragmentCache, FragmentKey
 from core.rendering.model import AlertMessage, Issue, ItemContent
 from core.rendering.phrases import Phrases, by_line, count_text, issue_date, more_text, phrases_for, reason_text, short_date
 from core.rendering.text import discord_link, discord_text, fitted, one_line, paragraphs, safe_url, shorten, units
@@ -31,8 +32,26 @@ NEWSLETTER_COLOUR = 0x2457D6
 Embed = dict[str, Any]
 
 
+class _Item(NamedTuple):
+    """What an issue shows of an item, and its characters."""
+
+    embed: Embed
+    characters: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Fragment:
+    """A rendered item without the reason why it is shown."""
+
+    embed: Embed
+    meta: str
+
+
 def newsletter_embeds(issue: Issue, cache: FragmentCache | None = None) -> list[Embed]:
-    """Return one issue as embeds. Summaries become shorter, then items are left out and counted, before a limit is met."""
+    """Return one issue as embeds. Summaries become shorter, then items are left out and counted, before a limit is met.
+
+    The embeds of items are shared between issues and must not be changed.
+    """
     phrases = phrases_for(issue.language)
     cache = cache if cache is not None else FragmentCache()
     count = len(issue.items)
@@ -46,16 +65,17 @@ def newsletter_embeds(issue: Issue, cache: FragmentCache | None = None) -> list[
     why = phrases.why_newsletter.format(name=name)
     ending = _ending(why, issue.unsubscribe_url, phrases.unsubscribe_newsletter)
     footer = _sender(issue.from_name, issue.postal_address)
+    around = characters([first]) + units(footer)
     for shown in range(count, -1, -1):
         for tier in SUMMARY_TIERS:
             items = [_item(item.content, item.reason, tier, phrases, cache) for item in issue.items[:shown][:ITEM_EMBEDS]]
             lines = [_line(item.content) for item in issue.items[ITEM_EMBEDS:shown]]
             if shown < count:
                 lines.append(discord_text(more_text(count - shown, phrases)))
-            last: Embed = {"description": "\n".join([*lines, *([""] if lines else []), ending]), "footer": {"text": footer}}
-            embeds = [first, *items, last]
-            if characters(embeds) <= MAX_TOTAL and units(last["description"]) <= MAX_DESCRIPTION:
-                return embeds
+            closing = "\n".join([*lines, *([""] if lines else []), ending])
+            size = units(closing)
+            if size <= MAX_DESCRIPTION and around + size + sum([item.characters for item in items]) <= MAX_TOTAL:
+                return [first, *[item.embed for item in items], {"description": closing, "footer": {"text": footer}}]
     raise AssertionError("a heading and a footer are within the limits")
 
 
@@ -87,26 +107,26 @@ def characters(embeds: Sequence[Embed]) -> int:
     return units("".join(texts))
 
 
-def _item(content: ItemContent, reason: str, tier: int, phrases: Phrases, cache: FragmentCache) -> Embed:
+def _item(content: ItemContent, reason: str, tier: int, phrases: Phrases, cache: FragmentCache) -> _Item:
     key = FragmentKey(content.publication_id, content.revision, phrases.locale, f"item-{tier}", "discord")
-    embed: Embed = dict(cache.get(key, lambda: _render_item(content, tier, phrases)))
-    meta = " · ".join(filter(None, (embed.pop("meta"), shorten(reason_text(reason, phrases.locale), 100) if reason else "")))
-    embed["footer"] = {"text": meta}
-    return embed
+    return _with_reason(cache.get(key, lambda: _render_item(content, tier, phrases)), reason, phrases.locale)
 
 
-def _render_item(content: ItemContent, tier: int, phrases: Phrases) -> Embed:
+@lru_cache(maxsize=REASONED)
+def _with_reason(fragment: _Fragment, reason: str, locale: str) -> _Item:
+    words = shorten(reason_text(reason, locale), 100) if reason else ""
+    embed = {**fragment.embed, "footer": {"text": " · ".join(filter(None, (fragment.meta, words)))}}
+    return _Item(embed, characters([embed]))
+
+
+def _render_item(content: ItemContent, tier: int, phrases: Phrases) -> _Fragment:
     meta = " · ".join(filter(None, (by_line(content.authors, phrases), short_date(content.published_at, phrases.locale))))
-    embed: Embed = {
-        "title": fitted(one_line(content.title), 220, discord_text) or "–",
-        "color": NEWSLETTER_COLOUR,
-        "meta": shorten(meta, 120),
-    }
+    embed: Embed = {"title": fitted(one_line(content.title), 220, discord_text) or "–", "color": NEWSLETTER_COLOUR}
     if url := _link_url(content.url):
         embed["url"] = url
     if tier and (summary := fitted(one_line(content.summary), tier, discord_text)):
         embed["description"] = summary
-    return embed
+    return _Fragment(embed, shorten(meta, 120))
 
 
 def _line(content: ItemContent) -> str:

@@ -203,13 +203,14 @@ def alert_entry(message: AlertMessage) -> dict[str, str]:
     phrases = phrases_for(message.language)
     title, body = shorten(one_line(message.title), TITLE_LIMIT), shorten(paragraphs(message.body), BODY_LIMIT)
     priority = phrases.priorities.get(message.priority, phrases.priorities["normal"])
+    subject = f"{priority}: {title}" if title and message.priority == "critical" else title or priority
     url = safe_url(message.url)
     inner = "".join(
         f'<p style="margin:0 0 14px">{html_text(part).replace(chr(10), "<br>")}</p>' for part in body.split("\n\n") if part
     )
     button = template("email_button.html.j2").render(url=url, label=phrases.open_alert).replace("{", "&#123;") if url else ""
     return {
-        "subject": plain_text(header_value(title) or priority),
+        "subject": plain_text(header_value(subject)),
         "preheader": html_text(shorten(one_line(body), PREHEADER_LIMIT)),
         "priority": html_text(priority),
         "priority_text": priority.upper(),

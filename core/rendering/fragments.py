@@ -2,7 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+REASONED: Final = 8_192
+"""Items together with a reason that a channel keeps beside its fragments, about 1.5 kB each: most readers of a publication
+share one of a few reasons."""
 
 
 class FragmentKey(NamedTuple):

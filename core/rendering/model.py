@@ -6,7 +6,10 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class ItemContent:
-    """A publication as it is shown; one object a revision is shared by all issues that contain it."""
+    """A publication as it is shown; one object a revision is shared by all issues that contain it.
+
+    Its texts are what a reader sees: simple LaTeX is plain text already (core/rendering/latex.py).
+    """
 
     publication_id: str
     revision: int

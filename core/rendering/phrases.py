@@ -129,8 +129,8 @@ def short_date(moment: datetime, locale: str) -> str:
 
 @lru_cache(maxsize=1024)
 def instant(moment: datetime, locale: str) -> str:
-    """Return an instant in UTC with its zone, such as Nov 22, 2026, 9:00 AM UTC."""
-    return f"{format_datetime(moment, format='medium' if locale == 'de' else 'MMM d, y, HH:mm', locale=locale)} UTC"
+    """Return an instant in UTC with its zone, such as Nov 22, 2026, 09:00 UTC."""
+    return f"{format_datetime(moment, format='dd.MM.y, HH:mm' if locale == 'de' else 'MMM d, y, HH:mm', locale=locale)} UTC"
 
 
 @lru_cache(maxsize=4096)

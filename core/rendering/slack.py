@@ -5,10 +5,12 @@ characters over all blocks; the fallback text is cut off at 40,000.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
-from core.rendering.fragments import FragmentCache, FragmentKey
+from core.rendering.fragments import REASONED, FragmentCache, FragmentKey
 from core.rendering.model import AlertMessage, Issue, ItemContent
 from core.rendering.phrases import (
     Phrases,
@@ -37,7 +39,22 @@ MAX_ITEMS = 20
 
 Block = dict[str, Any]
 Message = tuple[str, list[Block]]
-"""(fallback text, blocks)."""
+"""(fallback text, blocks); blocks of items are shared between messages and must not be changed."""
+
+
+class _Item(NamedTuple):
+    """What an issue shows of an item, and its characters."""
+
+    blocks: tuple[Block, ...]
+    characters: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Fragment:
+    """A rendered item without the reason why it is shown."""
+
+    section: Block
+    meta: str
 
 
 def newsletter_blocks(issue: Issue, cache: FragmentCache | None = None) -> Message:
@@ -50,12 +67,20 @@ def newsletter_blocks(issue: Issue, cache: FragmentCache | None = None) -> Messa
     why = phrases.why_newsletter.format(name=name)
     fixed = [_header(name), _context(_text(f"{count_text(count, phrases)} · {date}", META_LIMIT))]
     footer = _footer(why, issue.unsubscribe_url, phrases.unsubscribe_newsletter, issue.from_name, issue.postal_address)
+    around = characters([*fixed, footer])
     for shown in range(min(count, MAX_ITEMS), -1, -1):
         more = [_context(slack_text(more_text(count - shown, phrases)))] if shown < count else []
         for tier in SUMMARY_TIERS:
-            items = [block for item in issue.items[:shown] for block in _item(item.content, item.reason, tier, phrases, cache)]
-            blocks = [*fixed, {"type": "divider"}, *items, *more, {"type": "divider"}, footer]
-            if len(blocks) <= MAX_BLOCKS and characters(blocks) <= MAX_TOTAL:
+            items = [_item(item.content, item.reason, tier, phrases, cache) for item in issue.items[:shown]]
+            blocks = [
+                *fixed,
+                {"type": "divider"},
+                *chain.from_iterable(i.blocks for i in items),
+                *more,
+                {"type": "divider"},
+                footer,
+            ]
+            if len(blocks) <= MAX_BLOCKS and around + characters(more) + sum([i.characters for i in items]) <= MAX_TOTAL:
                 return _fallback(f"{name}: {one_line(issue.items[0].content.title) if issue.items else date}"), blocks
     raise AssertionError("a heading and a footer are within the limits")
 
@@ -85,24 +110,29 @@ def characters(blocks: Sequence[Block]) -> int:
     return units("".join([text["text"] for text in texts]))
 
 
-def _item(content: ItemContent, reason: str, tier: int, phrases: Phrases, cache: FragmentCache) -> list[Block]:
+def _item(content: ItemContent, reason: str, tier: int, phrases: Phrases, cache: FragmentCache) -> _Item:
     key = FragmentKey(content.publication_id, content.revision, phrases.locale, f"item-{tier}", "slack")
-    text, meta = cache.get(key, lambda: _render_item(content, tier, phrases))
-    words = _reason(reason, phrases.locale) if reason else ""
-    return [_section(text), _context(" · ".join(filter(None, (meta, words))))]
+    return _with_reason(cache.get(key, lambda: _render_item(content, tier, phrases)), reason, phrases.locale)
+
+
+@lru_cache(maxsize=REASONED)
+def _with_reason(fragment: _Fragment, reason: str, locale: str) -> _Item:
+    words = _reason(reason, locale) if reason else ""
+    blocks = (fragment.section, _context(" · ".join(filter(None, (fragment.meta, words)))))
+    return _Item(blocks, characters(blocks))
 
 
 def _reason(reason: str, locale: str) -> str:
     return _text(reason_text(reason, locale), 120)
 
 
-def _render_item(content: ItemContent, tier: int, phrases: Phrases) -> tuple[str, str]:
+def _render_item(content: ItemContent, tier: int, phrases: Phrases) -> _Fragment:
     title = fitted(one_line(content.title), TITLE_LIMIT, slack_text) or "–"
     text = f"*{slack_link(_link_url(content.url), title)}*"
     if tier and (summary := fitted(one_line(content.summary), tier, slack_text)):
         text += f"\n{summary}"
     meta = " · ".join(filter(None, (by_line(content.authors, phrases), short_date(content.published_at, phrases.locale))))
-    return text, fitted(meta, META_LIMIT, slack_text)
+    return _Fragment(_section(text), fitted(meta, META_LIMIT, slack_text))
 
 
 def _link_url(url: str | None) -> str:

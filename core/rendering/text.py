@@ -17,6 +17,9 @@ _BLANK_LINES = re.compile(r"\n\s*\n+")
 _DROPPED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufff9-\ufffb]")
 """Controls, overrides of the writing direction (they would turn the text that follows around) and lone surrogates."""
 
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/=&?#%+,;:@!$*-]*)?")
+"""Most addresses: nothing in them has to be taken out or escaped."""
+
 _JOINERS = frozenset("\u200d\ufe0e\ufe0f\u20e3")
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _REGIONAL = range(0x1F1E6, 0x1F200)
@@ -68,7 +71,7 @@ def _at_word(text: str, end: int) -> str:
             end = space
     while end and _continues(text, end):
         end -= 1
-    return text[:end].rstrip().rstrip(",;:–—-(")
+    return text[:end].rstrip().rstrip(".,;:–—-(")
 
 
 def _continues(text: str, at: int) -> bool:
@@ -100,6 +103,8 @@ def safe_url(url: str | None) -> str:
     """Return an http or https address with nothing in it that ends an attribute or a link; empty for any other."""
     if not url:
         return ""
+    if _PLAIN_URL.fullmatch(url):
+        return url
     clean = _DROPPED.sub("", url).strip()
     try:
         parts = urlsplit(clean)

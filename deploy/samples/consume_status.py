@@ -33,8 +33,10 @@ def main() -> int:
             "group.id": "another-team.delivery-status",
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
+            "log_level": 2,  # librdkafka tries again by itself; what fails for good is raised below
         }
     )
+    consumer.list_topics(TOPIC, timeout=5)
     consumer.subscribe([TOPIC])
     seen = 0
     while not arguments.count or seen < arguments.count:
@@ -55,4 +57,11 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyError as missing:
+        sys.exit(f"error: {missing} is not set; load the stack's addresses: set -a; . .newswire/stack.env; set +a")
+    except Exception as error:  # noqa: BLE001 - whichever client it comes from, a person reads it, and the program ends
+        sys.exit(f"error: Kafka or the registry does not answer as it should ({error}). Is the stack up? `make status` shows it.")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -26,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--title", default="A result worth reading")
     arguments = parser.parse_args()
-    registry = SchemaRegistryClient({"url": os.environ["SCHEMA_REGISTRY_URL"], "timeout": 10})
+    registry = SchemaRegistryClient({"url": os.environ["SCHEMA_REGISTRY_URL"], "timeout": 10, "max.retries": 0})
     schema = registry.get_latest_version(f"{TOPIC}-newswire.PublicationSubmitted").schema
     serialize = AvroSerializer(
         registry,
@@ -50,8 +50,14 @@ def main() -> int:
     }
     # The partitioner matters: librdkafka's default puts keys in other partitions than Java's, and Newswire refuses those.
     producer = Producer(
-        {"bootstrap.servers": os.environ["KAFKA_BOOTSTRAP_SERVERS"], "partitioner": "murmur2_random", "enable.idempotence": True}
+        {
+            "bootstrap.servers": os.environ["KAFKA_BOOTSTRAP_SERVERS"],
+            "partitioner": "murmur2_random",
+            "enable.idempotence": True,
+            "log_level": 2,  # librdkafka tries again by itself; what fails for good is reported below
+        }
     )
+    producer.list_topics(TOPIC, timeout=5)
     failures: list[KafkaError] = []
 
     def reported(error: KafkaError | None, message: Message) -> None:
@@ -71,4 +77,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyError as missing:
+        sys.exit(f"error: {missing} is not set; load the stack's addresses: set -a; . .newswire/stack.env; set +a")
+    except Exception as error:  # noqa: BLE001 - whichever client it comes from, a person reads it, and the program ends
+        sys.exit(f"error: Kafka or the registry does not answer as it should ({error}). Is the stack up? `make status` shows it.")

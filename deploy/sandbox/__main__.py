@@ -12,6 +12,7 @@ from aiohttp import web
 from deploy.sandbox.journal import JournalError
 from deploy.sandbox.recorder import DEFAULT_KEEP, DEFAULT_KEEP_BYTES
 from deploy.sandbox.server import Server, build
+from runtime.collector import settle
 
 EXIT_SETUP = 3
 SHUTDOWN_S = 0.5
@@ -65,6 +66,7 @@ def main(port: int, journal: Path, host: str, keep: int, keep_bytes: int, seed: 
         raise SetupFailed(
             f"the journal in {journal} cannot be opened ({error.strerror}): give --journal another folder."
         ) from None
+    settle()
     uvloop.run(_serve(server, host, port))
 
 

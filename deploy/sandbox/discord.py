@@ -73,18 +73,25 @@ class Post:
 
 @dataclass(slots=True)
 class DiscordBody:
-    """The body of a created message."""
+    """The body of a created message; kept as bytes, because the collector walks through everything else that is kept."""
 
-    payload: dict[str, Any]
+    packed: bytes
     channel_id: str
     id: str = ""
     edited_at: str | None = None
     created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
 
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The body as the client sent it, with what it has edited since."""
+        payload: dict[str, Any] = orjson.loads(self.packed)
+        return payload
+
     def subject(self) -> str:
         """Return the first embed's title, else the content."""
-        titles = [e.get("title") or e.get("description") for e in self.payload.get("embeds") or []]
-        text = self.payload.get("content") or next((t for t in titles if t), "")
+        payload = self.payload
+        titles = [e.get("title") or e.get("description") for e in payload.get("embeds") or []]
+        text = payload.get("content") or next((t for t in titles if t), "")
         plain = MARKS.sub("", str(text))
         return " ".join(plain.split())[:200] or "(no text)"
 
@@ -92,28 +99,32 @@ class DiscordBody:
         """Return the body as JSON."""
         return self.payload | {"id": self.id, "channel_id": self.channel_id}
 
-    def message(self, *, nonce: bool = False) -> dict[str, Any]:
-        """Return the message object as Discord shows it; the nonce only in the answer to a create."""
+    def message(self, payload: dict[str, Any] | None = None, *, nonce: bool = False) -> dict[str, Any]:
+        """Return the message object as Discord shows it; the nonce only in the answer to a create.
+
+        `payload` is what `packed` says, for a caller who has it at hand.
+        """
+        payload = self.payload if payload is None else payload
         shown: dict[str, Any] = {
             "type": 0,
-            "content": self.payload.get("content") or "",
+            "content": payload.get("content") or "",
             "mentions": [],
             "mention_roles": [],
             "attachments": [],
-            "embeds": [_shown_embed(e) for e in self.payload.get("embeds") or []],
+            "embeds": [_shown_embed(e) for e in payload.get("embeds") or []],
             "timestamp": self.created_at,
             "edited_timestamp": self.edited_at,
-            "flags": self.payload.get("flags") or 0,
-            "components": _numbered(self.payload.get("components") or [], [0]),
+            "flags": payload.get("flags") or 0,
+            "components": _numbered(payload.get("components") or [], [0]),
             "id": self.id,
             "channel_id": self.channel_id,
             "author": BOT,
             "pinned": False,
             "mention_everyone": False,
-            "tts": bool(self.payload.get("tts")),
+            "tts": bool(payload.get("tts")),
         }
-        if nonce and self.payload.get("nonce") is not None:
-            shown["nonce"] = self.payload["nonce"]
+        if nonce and payload.get("nonce") is not None:
+            shown["nonce"] = payload["nonce"]
         return shown
 
 
@@ -184,7 +195,7 @@ class Discord:
         channel_id = request.match_info["channel_id"]
         raw, payload, problem = await _payload(request)
         nonce = str(payload.get("nonce") or "")
-        body = DiscordBody(payload, channel_id)
+        body = DiscordBody(raw if payload else b"{}", channel_id)
         message = Message(self.provider, nonce, channel_id, digest_of(raw), body, len(raw) + 500)
         problem = problem or check_message(payload)
 
@@ -199,7 +210,7 @@ class Discord:
                 return self._with_headers(json_reply(self._shown(first, channel_id) | {"nonce": nonce}))
             body.id = message.receipt = self._snowflake()
             settle([message], 200, outcome="accepted")
-            return self._with_headers(json_reply(body.message(nonce=True)))
+            return self._with_headers(json_reply(body.message(payload, nonce=True)))
 
         return await exchange(self._box, request, self, [message], accept)
 
@@ -221,7 +232,7 @@ class Discord:
                 return self._with_headers(problem or _unknown_message())
             kept = self._box.recorder.messages.get(post.n)
             if kept is not None and isinstance(kept.body, DiscordBody):
-                kept.body.payload |= payload
+                kept.body.packed = orjson.dumps(kept.body.payload | payload)
                 kept.body.edited_at = datetime.now(UTC).isoformat()
             settle([message], 200, outcome="updated")
             return self._with_headers(json_reply(self._shown(post, channel_id)))
@@ -289,7 +300,7 @@ class Discord:
         if kept is not None and isinstance(kept.body, DiscordBody):
             return kept.body.message()
         created = datetime.fromtimestamp(((int(post.id) >> 22) + EPOCH_MS) / 1000, UTC).isoformat()
-        return DiscordBody({"nonce": post.nonce or None}, channel_id, post.id, created_at=created).message(nonce=True)
+        return DiscordBody(b"{}", channel_id, post.id, created_at=created).message({"nonce": post.nonce or None}, nonce=True)
 
     def _with_headers(self, reply: Reply) -> Reply:
         limit = self._box.limits.get(self.provider)

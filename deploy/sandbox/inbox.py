@@ -6,7 +6,8 @@ no page loads anything from elsewhere.
 
 import math
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -17,8 +18,9 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader, select_aut
 
 from deploy.sandbox.emails import EmailBody
 from deploy.sandbox.hooks import HookBody
-from deploy.sandbox.markup import discord_markup, link, slack_markup
-from deploy.sandbox.recorder import CHANNEL_OF, MESSAGE_PROVIDERS, Message, Recorder
+from deploy.sandbox.markup import discord_markup, link, moment, slack_markup
+from deploy.sandbox.origin import Origin, origin_of
+from deploy.sandbox.recorder import CHANNEL_OF, Message, Recorder
 
 HERE: Final = Path(__file__).parent
 PAGE_SIZE: Final = 50
@@ -51,6 +53,7 @@ class Query:
     channel: str = ""
     q: str = ""
     show: str = "accepted"
+    source: str = ""
     page: int = 1
     m: int = 0
     tab: str = ""
@@ -64,6 +67,7 @@ class Query:
             channel=channel if channel in CHANNELS else "",
             q=given.get("q", "").strip()[:200],
             show=show if show in SHOWN else "accepted",
+            source=given.get("source", "").strip()[:100],
             page=max(1, _number(given.get("page", "1"))),
             m=_number(given.get("m", "0")),
             tab=given.get("tab", ""),
@@ -71,7 +75,8 @@ class Query:
 
     def href(self, **changes: Any) -> str:
         """Return the address of the page with some of it changed."""
-        values = {"channel": self.channel, "q": self.q, "show": self.show, "page": self.page, "m": self.m} | changes
+        values = {"channel": self.channel, "q": self.q, "show": self.show, "source": self.source, "page": self.page, "m": self.m}
+        values |= changes
         defaults: dict[str, Any] = {"show": "accepted", "page": 1, "m": 0}
         return "/?" + urlencode({k: v for k, v in values.items() if v and v != defaults.get(k)})
 
@@ -85,6 +90,8 @@ class Inbox:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
+        self._origins: dict[int, Origin] = {}
+        self._resets = recorder.resets
         self._pages = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=select_autoescape(default=True),
@@ -92,7 +99,13 @@ class Inbox:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._pages.filters |= {"slack": slack_markup, "discord": discord_markup, "pretty": _pretty, "colour": _colour}
+        self._pages.filters |= {
+            "slack": slack_markup,
+            "discord": discord_markup,
+            "pretty": _pretty,
+            "colour": _colour,
+            "moment": moment,
+        }
         self._pages.globals |= {"link": link, "channels": CHANNELS, "shown": SHOWN}
 
     def routes(self) -> list[web.RouteDef]:
@@ -116,12 +129,27 @@ class Inbox:
             for m in reversed(self._recorder.messages.values())
             if (not query.channel or m.channel == query.channel)
             and (query.show == "all" or m.accepted is (query.show == "accepted"))
-            and (not needle or needle in _haystack(m))
+            and (not query.source or self.origin(m).source == query.source)
+            and (not needle or needle in _haystack(m, self.origin(m)))
         ]
+
+    def origin(self, message: Message) -> Origin:
+        """Return what a kept message is about; worked out once."""
+        if self._resets != self._recorder.resets or len(self._origins) > 2 * len(self._recorder.messages) + PAGE_SIZE:
+            self._resets, self._origins = self._recorder.resets, {}
+        known = self._origins.get(message.n)
+        if known is None:
+            known = self._origins[message.n] = origin_of(message)
+        return known
+
+    def _placed(self, query: Query) -> Query:
+        """Return the query with the page that holds its message, so that a link stays right while new messages arrive."""
+        at = next((at for at, m in enumerate(self.find(query)) if m.n == query.m), None) if query.m else None
+        return query if at is None else replace(query, page=at // PAGE_SIZE + 1)
 
     async def page(self, request: web.Request) -> web.Response:
         """The whole page; it works without JavaScript."""
-        query = Query.of(request)
+        query = self._placed(Query.of(request))
         return self._html("page.html", self._list_values(query) | self._view_values(query))
 
     async def list(self, request: web.Request) -> web.Response:
@@ -130,8 +158,7 @@ class Inbox:
 
     async def view(self, request: web.Request) -> web.Response:
         """One message alone."""
-        query = Query.of(request)
-        values = self._view_values(Query(query.channel, query.q, query.show, query.page, self._n(request), query.tab))
+        values = self._view_values(self._placed(replace(Query.of(request), m=self._n(request))))
         return self._html("view.html", values, status=200 if values["message"] else 404)
 
     async def frame(self, request: web.Request) -> web.Response:
@@ -154,16 +181,16 @@ class Inbox:
         return web.json_response({"last": self._recorder.last_n, "reset": self._recorder.resets}, headers=HEADERS)
 
     async def messages(self, request: web.Request) -> web.Response:
-        """The kept messages as JSON, newest first; channel, q, show and limit choose."""
+        """The kept messages as JSON, newest first; channel, q, show, source and limit choose."""
         query = Query.of(request)
         limit = min(_number(request.query.get("limit", "50")), MAX_JSON)
         found = self.find(query)
-        return _json({"total": len(found), "messages": [_document(m) for m in found[:limit]]})
+        return _json({"total": len(found), "messages": [self._document(m) for m in found[:limit]]})
 
     async def message(self, request: web.Request) -> web.Response:
         """One kept message as JSON."""
         found = self._recorder.messages.get(self._n(request))
-        return _json(_document(found)) if found else web.json_response({"error": "no such message is kept"}, status=404)
+        return _json(self._document(found)) if found else web.json_response({"error": "no such message is kept"}, status=404)
 
     async def static(self, request: web.Request) -> web.StreamResponse:
         """The page's style and script."""
@@ -181,21 +208,35 @@ class Inbox:
         found = self._recorder.messages.get(self._n(request))
         return found.body if found else None
 
+    def _document(self, message: Message) -> dict[str, Any]:
+        return message.line() | {
+            "channel": message.channel,
+            "destination": message.destination,
+            "detail": message.detail,
+            "origin": asdict(self.origin(message)),
+            "subject": message.body.subject() if message.body else "",
+            "body": message.body.document() if message.body else None,
+        }
+
     def _list_values(self, query: Query) -> dict[str, Any]:
-        found = self.find(query)
+        matching = self.find(replace(query, channel=""))
+        counts = Counter(m.channel for m in matching)
+        found = [m for m in matching if not query.channel or m.channel == query.channel]
         pages = max(1, math.ceil(len(found) / PAGE_SIZE))
         page = min(query.page, pages)
-        accepted = self._recorder.by_provider("accepted")
+        kept = self._recorder.messages.values()
         return {
             "query": query,
             "found": found[(page - 1) * PAGE_SIZE : page * PAGE_SIZE],
             "total": len(found),
             "page": page,
             "pages": pages,
-            "counts": {CHANNEL_OF[p]: accepted[p] for p in MESSAGE_PROVIDERS},
-            "refused": sum(self._recorder.by_provider("refused").values()),
+            "counts": {channel: counts[channel] for channel in CHANNELS},
+            "sources": sorted({source for m in kept if (source := self.origin(m).source)} | {query.source} - {""}),
+            "refused": sum(not m.accepted for m in kept),
+            "accepted": sum(self._recorder.by_provider("accepted").values()),
             "duplicates": len(self._recorder.duplicates()),
-            "kept": len(self._recorder.messages),
+            "kept": sum(m.accepted for m in kept),
             "last": self._recorder.last_n,
             "reset": self._recorder.resets,
         }
@@ -208,6 +249,7 @@ class Inbox:
         return {
             "query": query,
             "message": message,
+            "origin": self.origin(message) if message else None,
             "body": message.body if message else None,
             "tabs": tabs,
             "tab": query.tab if query.tab in tabs else (tabs[0] if tabs else ""),
@@ -220,19 +262,11 @@ class Inbox:
         return web.Response(text=text, status=status, content_type="text/html", charset="utf-8", headers=headers)
 
 
-def _haystack(message: Message) -> str:
+def _haystack(message: Message, origin: Origin) -> str:
     subject = message.body.subject() if message.body else ""
-    return f"{message.destination}\n{subject}\n{message.delivery_id}".casefold()
-
-
-def _document(message: Message) -> dict[str, Any]:
-    return message.line() | {
-        "channel": message.channel,
-        "destination": message.destination,
-        "detail": message.detail,
-        "subject": message.body.subject() if message.body else "",
-        "body": message.body.document() if message.body else None,
-    }
+    sender = message.body.envelope.from_address if isinstance(message.body, EmailBody) else ""
+    ids = f"{message.delivery_id}\n{origin.delivery_id}\n{origin.source}"
+    return f"{message.destination}\n{subject}\n{sender}\n{ids}".casefold()
 
 
 def _raw(message: Message) -> str:

@@ -28,6 +28,14 @@ def link(url: str, label: str | Markup) -> Markup:
     return Markup('<a href="{}" target="_blank" rel="noopener noreferrer">{}</a>').format(url, label)
 
 
+def moment(text: str) -> str:
+    """Return an embed's timestamp as Discord shows one, in UTC: 22 November 2026 12:16 UTC; the text itself when it is none."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).strftime("%d %B %Y %H:%M UTC")
+    except (TypeError, ValueError, OverflowError):
+        return text
+
+
 class _Pieces:
     """Finished HTML that is taken out of a text while the rest is worked on."""
 

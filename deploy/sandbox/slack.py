@@ -41,19 +41,29 @@ class Post:
 
 @dataclass(slots=True)
 class SlackBody:
-    """The arguments of chat.postMessage."""
+    """The arguments of chat.postMessage; kept as bytes, because the collector walks through everything else that is kept."""
 
-    payload: dict[str, Any]
+    packed: bytes
     ts: str
     edited_ts: str = ""
 
+    @classmethod
+    def of(cls, arguments: dict[str, Any], ts: str) -> "SlackBody":
+        """Return the body of these arguments without what is secret."""
+        return cls(orjson.dumps({name: value for name, value in arguments.items() if name != "token"}), ts)
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The arguments, without the token."""
+        arguments: dict[str, Any] = orjson.loads(self.packed)
+        return arguments
+
     def subject(self) -> str:
         """Return the notification text, else the first header or section."""
-        text = self.payload.get("text") or next((b["text"].get("text", "") for b in self._texts()), "")
+        payload = self.payload
+        blocks = [b for b in payload.get("blocks") or [] if isinstance(b, dict) and isinstance(b.get("text"), dict)]
+        text = payload.get("text") or next((b["text"].get("text", "") for b in blocks), "")
         return " ".join(str(text).split()) or "(no text)"
-
-    def _texts(self) -> list[dict[str, Any]]:
-        return [b for b in self.payload.get("blocks") or [] if isinstance(b, dict) and isinstance(b.get("text"), dict)]
 
     def document(self) -> dict[str, Any]:
         """Return the arguments as JSON."""
@@ -61,26 +71,30 @@ class SlackBody:
 
     def message(self, *, metadata: bool) -> dict[str, Any]:
         """Return the message object as Slack shows it."""
-        blocks = [{"block_id": f"b{i}"} | b for i, b in enumerate(self.payload.get("blocks") or [])]
-        shown: dict[str, Any] = {
-            "user": USER,
-            "type": "message",
-            "ts": self.ts,
-            "bot_id": BOT,
-            "app_id": APP,
-            "team": TEAM,
-            "text": str(self.payload.get("text") or "")[:TEXT_MAX],
-        }
-        for name in ("client_msg_id", "thread_ts"):
-            if self.payload.get(name):
-                shown[name] = self.payload[name]
-        if blocks:
-            shown["blocks"] = blocks
-        if self.edited_ts:
-            shown["edited"] = {"user": USER, "ts": self.edited_ts}
-        if metadata and self.payload.get("metadata"):
-            shown["metadata"] = self.payload["metadata"]
-        return shown
+        return _message(self.payload, self.ts, self.edited_ts, metadata=metadata)
+
+
+def _message(payload: dict[str, Any], ts: str, edited_ts: str = "", *, metadata: bool) -> dict[str, Any]:
+    blocks = [{"block_id": f"b{i}"} | b for i, b in enumerate(payload.get("blocks") or [])]
+    shown: dict[str, Any] = {
+        "user": USER,
+        "type": "message",
+        "ts": ts,
+        "bot_id": BOT,
+        "app_id": APP,
+        "team": TEAM,
+        "text": str(payload.get("text") or "")[:TEXT_MAX],
+    }
+    for name in ("client_msg_id", "thread_ts"):
+        if payload.get(name):
+            shown[name] = payload[name]
+    if blocks:
+        shown["blocks"] = blocks
+    if edited_ts:
+        shown["edited"] = {"user": USER, "ts": edited_ts}
+    if metadata and payload.get("metadata"):
+        shown["metadata"] = payload["metadata"]
+    return shown
 
 
 class Slack:
@@ -124,7 +138,7 @@ class Slack:
         """chat.postMessage."""
         raw, call = await _arguments(request)
         channel = _conversation(str(call.get("channel") or ""))
-        body = SlackBody({k: v for k, v in call.items() if k != "token"}, "")
+        body = SlackBody.of(call, "")
         message = Message(self.provider, _delivery_id(call), channel, digest_of(raw), body, len(raw) + 500)
         error, details = _refusal(request, call)
 
@@ -134,7 +148,7 @@ class Slack:
                 return _error(error, details)
             body.ts = message.receipt = self._ts()
             settle([message], 200, outcome="accepted")
-            document = {"ok": True, "channel": channel, "ts": body.ts, "message": body.message(metadata=True)}
+            document = {"ok": True, "channel": channel, "ts": body.ts, "message": _message(call, body.ts, metadata=True)}
             if len(str(call.get("text") or "")) > TEXT_MAX:
                 document |= {"warning": "message_truncated", "response_metadata": {"warnings": ["message_truncated"]}}
             return json_reply(document)
@@ -158,8 +172,8 @@ class Slack:
             kept = self._box.recorder.messages.get(post.n)
             shown: dict[str, Any] = {"text": call.get("text") or "", "ts": post.ts}
             if kept is not None and isinstance(kept.body, SlackBody):
-                kept.body.payload |= {k: v for k, v in call.items() if k not in ("token", "ts", "channel")}
-                kept.body.edited_ts = self._ts()
+                changed = kept.body.payload | {k: v for k, v in call.items() if k not in ("token", "ts", "channel")}
+                kept.body.packed, kept.body.edited_ts = orjson.dumps(changed), self._ts()
                 shown = kept.body.message(metadata=True)
             message.receipt = post.ts
             message.delivery_id = message.delivery_id or post.delivery_id
@@ -225,7 +239,7 @@ class Slack:
         if kept is not None and isinstance(kept.body, SlackBody):
             return kept.body.message(metadata=metadata)
         fallback = {"event_type": EVENT_TYPE, "event_payload": {"delivery_id": post.delivery_id}} if post.delivery_id else None
-        return SlackBody({"text": "", "metadata": fallback}, post.ts).message(metadata=metadata)
+        return _message({"text": "", "metadata": fallback}, post.ts, metadata=metadata)
 
     def throttled(self, retry_after_s: float, fault: Fault | None) -> Reply:
         """Return 429 ratelimited with Retry-After."""

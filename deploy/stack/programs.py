@@ -113,6 +113,10 @@ def infra(
     return programs
 
 
+POSTAL_ADDRESS = "Newswire demo, 1 Example Street, 10115 Berlin, Germany"
+"""Under alerts by mail. It is not in process.env, whose values stand there without quotes, so that they have no spaces."""
+
+
 def newswire(layout: Layout, environ: Mapping[str, str]) -> list[Program]:
     """Return Newswire's own processes; a measurement of coverage that is asked for in the environment includes them."""
     measured = {name: value for name, value in environ.items() if name.startswith("COVERAGE_")}
@@ -124,7 +128,7 @@ def newswire(layout: Layout, environ: Mapping[str, str]) -> list[Program]:
             (*_niced(process.nice), program, "run", process.name),
             layout.home,
             stop_wait_s=PROCESS_STOP_S,
-            environment=measured,
+            environment={"NEWSWIRE_ALERT_POSTAL_ADDRESS": POSTAL_ADDRESS, **measured},
         )
         for process in PROCESSES
     ]

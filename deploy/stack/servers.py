@@ -92,6 +92,8 @@ def kafka_properties(data: Path, port: int, controller_port: int, node: int = 1,
         # After kill -9 a broker is let in again only when its old session is over, 9 s by default.
         "broker.session.timeout.ms": 3_000,
         "broker.heartbeat.interval.ms": 500,
+        # The controller writes to its log twice a second by default, only to show that it lives.
+        "metadata.max.idle.interval.ms": 10_000,
         # 128 MB by default, a third of the heap, for compacting topics of some megabytes.
         "log.cleaner.dedupe.buffer.size": 16_777_216,
     }

@@ -110,8 +110,9 @@ def show(layout: Layout, console: Console) -> bool:
     console.print(table)
     stopped = [row.name for row in found if not row.ok]
     if stopped:
+        why = "" if all(row.state == "stopped" for row in found) else f" `make logs P={stopped[0]}` shows why,"
         console.print(
-            f"Not running: {', '.join(stopped)}. `make logs P={stopped[0]}` shows why, `make up` starts what is missing.",
+            f"Not running: {', '.join(stopped) if why else 'everything is stopped'}.{why} `make up` starts what is missing.",
             highlight=False,
             soft_wrap=True,
         )

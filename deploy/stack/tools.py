@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from core.errors import Unavailable
 from deploy.stack import artifacts
 from deploy.stack.artifacts import HERE, Artifacts
 from deploy.stack.environment import KAFKA
 from deploy.stack.errors import StackError
 from deploy.stack.layout import CHECKOUT, Layout, read_env
+from runtime.reach import require_kafka
 
 TOOLS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
     "topics": ("org.apache.kafka.tools.TopicCommand", ("--list",), "list, describe, create, delete topics"),
@@ -121,9 +123,14 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         if not brokers and arguments[0] != "dump":
             raise StackError(f"no stack is up here: run `make up`, or set {KAFKA}.")
         words = command(arguments, brokers, home, artifacts.ensure(environ))
+        if brokers in words:
+            require_kafka(brokers)
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
+    except Unavailable as error:
+        print(f"error: {error}. Is the stack up? Start it with `make up`.", file=sys.stderr)
+        return 4
     return _become(words)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from core.errors import EventRefused
 from core.ids import event_id
-from schemas.rules import validate
+from core.rules import validate
 
 
 class Refused(Exception):

@@ -34,7 +34,8 @@ KEPT_S: Final = 86_400.0
 MAX_KEPT: Final = 50
 FETCHES: Final = 10
 FETCHES_WITHIN_S: Final = 60.0
-"""Most fetches in this time: whoever forges messages must not make us ask Amazon for each."""
+"""Most fetches in this time: whoever forges messages must not make us ask Amazon for each. Addresses whose certificate has
+verified a message have as many again, to themselves: theirs are not used up by forged ones."""
 FUTURE: Final = timedelta(minutes=15)
 """How far ahead Amazon's clock may be."""
 
@@ -60,7 +61,10 @@ class Sns:
         self.topics = frozenset(arn.strip() for arn in settings.sns_topics.split(",") if arn.strip())
         self._sandbox, self._fetch, self._clock, self._fetches = settings.sns_sandbox_url, fetch, clock, fetches
         self._keys: dict[str, tuple[rsa.RSAPublicKey, float]] = {}
-        self._fetched: list[float] = []
+        self._verified: set[str] = set()
+        """Addresses whose certificate has verified a message; as few as Amazon has certificates."""
+        self._fetched: dict[bool, list[float]] = {True: [], False: []}
+        """When something was fetched, from addresses that have verified and from others."""
 
     async def open(self, body: bytes, max_age: timedelta) -> dict[str, Any]:
         """Return the fields of a message whose signature, topic and age are right; Refused says what is not, Unavailable
@@ -79,6 +83,7 @@ class Sns:
             key.verify(signature, string_to_sign(message), padding.PKCS1v15(), _HASHES[message["SignatureVersion"]]())
         except (binascii.Error, InvalidSignature):
             raise Refused(403, "bad_signature", "the signature is not that of the message") from None
+        self._verified.add(message["SigningCertURL"])
         return message
 
     async def confirm(self, message: Mapping[str, Any]) -> None:
@@ -102,10 +107,11 @@ class Sns:
         now_s = self._clock.monotonic()
         if known is not None and known[1] > now_s:
             return known[0]
-        self._fetched = [at for at in self._fetched if at > now_s - FETCHES_WITHIN_S]
-        if len(self._fetched) >= self._fetches:
+        verified = url in self._verified
+        fetched = self._fetched[verified] = [at for at in self._fetched[verified] if at > now_s - FETCHES_WITHIN_S]
+        if len(fetched) >= self._fetches:
             raise Unavailable("too many certificates of SNS were asked for within a minute")
-        self._fetched.append(now_s)
+        fetched.append(now_s)
         try:
             certificate = x509.load_pem_x509_certificate(await self._fetch(url))
         except ValueError:

@@ -180,6 +180,32 @@ async def test_new_messages_appear_without_stealing_focus(chromium: Page, sandbo
     assert await chromium.run("document.activeElement.id") == "q"
 
 
+async def test_the_list_stays_on_its_page_while_messages_arrive(chromium: Page, sandbox: SandboxProcess) -> None:
+    """The open message moves on to page 2; the list that is looked at does not, and a new visit opens page 2."""
+    for number in range(50):
+        await email(sandbox, number)
+    await chromium.open(f"{sandbox.url}/?m=1")
+    assert await chromium.run("document.querySelector('.row[aria-current]').getBoundingClientRect().top < innerHeight")
+    await email(sandbox, 50)
+    await chromium.until("document.querySelector('.rows li').dataset.n === '51'")
+    assert "1–50 of 51" in await chromium.run(text(".pages"))
+    await chromium.open(f"{sandbox.url}/?m=1")
+    assert "51–51 of 51" in await chromium.run(text(".pages"))
+
+
+async def test_an_email_has_its_own_dark_design(chromium: Page, sandbox: SandboxProcess) -> None:
+    """The frame of a mail gets the reader's colour scheme, and the tabs scroll sideways only."""
+    style = "<style>:root{color-scheme:light dark}@media(prefers-color-scheme:dark){p{color:red}}</style>"
+    await email(sandbox, html=f"{style}<p>Hello</p>")
+    await chromium.size(700, 900)
+    await chromium.dark(True)
+    await chromium.open(f"{sandbox.url}/?m=1")
+    assert await chromium.run("getComputedStyle(document.querySelector('.pane iframe')).colorScheme") != "light"
+    assert await chromium.run("getComputedStyle(document.querySelector('.tabs')).overflowY") == "hidden"
+    await shoot(chromium, "email-narrow-dark")
+    await chromium.dark(False)
+
+
 async def test_searches_and_filters(chromium: Page, sandbox: SandboxProcess) -> None:
     """By recipient, subject and delivery id, by channel, and with pages of 50."""
     for number in range(60):

@@ -9,12 +9,12 @@ import pytest
 from core import names
 from core.errors import EventRefused
 from core.ids import minute_text
+from core.rules import validate
 from schemas import catalogue_page, files, lock
 from schemas.checking import event_of, examples, problems, undocumented
 from schemas.codec import Codec, FileSource
 from schemas.documents import to_document, to_value
 from schemas.envelope import is_encrypted
-from schemas.rules import validate
 from schemas.topics import Topics
 from tests.unit.codec_samples import NOW, FixedCipher, consumed
 

@@ -4,16 +4,20 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import click
 from rich.console import Console
 
 from tests.fault import privileged
+from tests.fault.backlog import Backlog
 from tests.fault.plan import Plan, Timed, plan_of
 from tests.fault.probe import EdgeProbe
 from tests.fault.run import Closing, Result, Run
+from tests.fault.scenes import SCENES, Behind, Scene
 from tests.fault.stack import Stack
 from tests.fault.upstream import Upstream
 
@@ -89,6 +93,11 @@ ROWS: Mapping[str, tuple[str, int, Plan]] = {
         ),
     ),
     "broker": ("kill -9 of the only broker", 1, _row(Timed(2.0, "kafka", ""), rounds=5)),
+    "frozen": (
+        "the only broker is frozen for 15 s, so that its controller puts it out for a moment",
+        1,
+        _row(Timed(2.0, "freeze", "kafka", 15.0), rounds=8),
+    ),
     "leader": ("kill -9 of one broker of three", 3, _row(Timed(2.0, "down", "kafka", 10.0), rounds=8)),
     "majority": ("kill -9 of two brokers of three", 3, _row(Timed(2.0, "down", "kafka-2 kafka-3", 10.0), rounds=8)),
     "database": (
@@ -103,26 +112,28 @@ ROWS: Mapping[str, tuple[str, int, Plan]] = {
 
 @main.command()
 @click.argument("names", nargs=-1)
+@click.option("--waiting", type=int, default=100_000, show_default=True, help="How many deliveries wait in the row backlog.")
 @click.pass_obj
-def rows(home: Path, names: tuple[str, ...]) -> None:
+def rows(home: Path, names: tuple[str, ...], waiting: int) -> None:
     """Run the rows NAMES of the matrix (all that this stack can run when none is named)."""
     stack = Stack(home, Console(quiet=True))
     upstream = Upstream(stack.settings, stack.env["NEWSWIRE_INBOX_URL"])
+    scenes: dict[str, Callable[[], Scene]] = {name: partial(scene, stack, upstream) for name, scene in SCENES.items()}
+    scenes["backlog"] = partial(Backlog, stack, upstream, waiting)
     nodes, failed = len(stack.settings.kafka_bootstrap_servers.split(",")), 0
-    for name in names or [name for name, (_, needed, _) in ROWS.items() if needed <= nodes]:
-        what, needed, plan = ROWS[name]
-        if needed > nodes:
-            raise click.UsageError(f"{name} needs {needed} nodes of Kafka: start the stack with --nodes {needed}")
-        run = Run(stack, upstream, plan)
-        if needed > 1:
-            run.probe = EdgeProbe(stack)
-        result = run()
-        failed += not result.holds
-        click.echo(f"{name}: {what}")
-        _show(result, False)
-        for verdict in result.report.verdicts:
-            if verdict.about == "the edge":
-                click.echo(f"    {verdict}")
+    for name in names or [*(name for name, (_, needed, _) in ROWS.items() if needed <= nodes), *scenes]:
+        if name in scenes:
+            scene = scenes[name]()
+            what, run = scene.what, cast(Run, scene)
+        elif name in ROWS:
+            what, needed, plan = ROWS[name]
+            if needed > nodes:
+                raise click.UsageError(f"{name} needs {needed} nodes of Kafka: start the stack with --nodes {needed}")
+            run = Run(stack, upstream, plan)
+            run.probe = EdgeProbe(stack) if needed > 1 else None
+        else:
+            raise click.UsageError(f"{name} is no row; known are {', '.join([*ROWS, *scenes])}")
+        failed += not _told(name, what, run())
     upstream.close()
     sys.exit(1 if failed else 0)
 
@@ -131,6 +142,7 @@ def _clock(stack: Stack, upstream: Upstream) -> Iterator[tuple[str, Result]]:
     for process, offset_s in (("alerts", 600), ("fanout-urgent", -600), ("ses-urgent", 600), ("slack-urgent", -600)):
         with privileged.clock(stack, process, offset_s):
             yield f"the clock of {process} is off by {offset_s:+d} s", Run(stack, upstream, _row(rounds=3))()
+    yield Behind.what, Behind(stack, upstream)()
 
 
 def _memory(stack: Stack, upstream: Upstream) -> Iterator[tuple[str, Result]]:
@@ -190,14 +202,19 @@ def long(home: Path, names: tuple[str, ...]) -> None:
         if lacking:
             raise click.UsageError(f"the row {name} needs {lacking}")
         for what, result in LONG[name](stack, upstream):
-            failed += not result.holds
-            click.echo(f"{name}: {what}")
-            _show(result, False)
-            for verdict in result.report.verdicts:
-                if verdict.about == "the edge":
-                    click.echo(f"    {verdict}")
+            failed += not _told(name, what, result)
     upstream.close()
     sys.exit(1 if failed else 0)
+
+
+def _told(name: str, what: str, result: Result) -> bool:
+    """Print a row's result; return whether it holds."""
+    click.echo(f"{name}: {what}")
+    _show(result, False)
+    for verdict in result.said:
+        if not verdict.problems:
+            click.echo(f"    {verdict}")
+    return result.holds
 
 
 def _show(result: Result, all_messages: bool) -> None:

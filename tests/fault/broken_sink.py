@@ -1,21 +1,27 @@
-"""The mail sink, broken on purpose in one way: `python -m tests.fault.broken_sink WAY`. The checker must see each.
+"""The mail sink, broken on purpose in one way: `python -m tests.fault.broken_sink WAY [WHAT...]`. The checker must see each.
 
 early    an offset counts as finished as soon as its record is read: it is committed before the outcome
+claimed  an offset counts as finished as soon as its delivery is claimed: it is committed before the outcome
 claim    nothing is claimed in the ledger: everything is called at once
 new-id   what has no answer is sent again under a new id
 twice    what has no answer is sent again under its own id, without being recorded as unknown
+order    the call for the first delivery WHAT begins only when that for the second has ended
+late     consent is looked at, but the calls begin later: when the file WHAT exists
 none     a good sink, for comparison
 """
 
+import asyncio
 import dataclasses
 import sys
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from core.outcomes import Outcome, Unknown
 from runtime import failpoints, logs
 from runtime.settings import Settings
+from sinks.calls import Calls
 from sinks.delivery import Delivery, Position
 from sinks.ledger import Claims, Ledger
 from sinks.loop import Sink
@@ -34,6 +40,44 @@ def early() -> None:
         return position
 
     Offsets.begin = finished  # type: ignore[method-assign]
+
+
+def claimed() -> None:
+    take = Calls.claimed
+
+    def finished(self: Calls, delivery: Delivery) -> None:
+        take(self, delivery)
+        if delivery.position is not None:
+            self._flight.offsets.finish(delivery.position)
+
+    Calls.claimed = finished  # type: ignore[method-assign]
+
+
+def order(first: str, second: str) -> None:
+    call = Calls._call
+    ended = asyncio.Event()
+
+    async def overtaken(self: Calls, group: list[Prepared], epoch: int) -> None:
+        ids = {one.message.delivery.delivery_id for one in group}
+        if first in ids:
+            await ended.wait()
+        await call(self, group, epoch)
+        if second in ids:
+            ended.set()
+
+    Calls._call = overtaken  # type: ignore[method-assign]
+
+
+def late(file: Path) -> None:
+    call = Calls._call
+
+    async def waiting(self: Calls, group: list[Prepared], epoch: int) -> None:
+        while not file.exists():
+            await asyncio.sleep(0.01)
+        await call(self, group, epoch)
+
+    Calls._call = waiting  # type: ignore[method-assign]
+    Calls._looked_at = lambda self, prepared: prepared  # type: ignore[method-assign]
 
 
 def claim() -> None:
@@ -68,6 +112,9 @@ def _renamed(provider: Ses, prepared: Prepared) -> Prepared:
 
 WAYS: dict[str, Callable[[], None]] = {
     "early": early,
+    "claimed": claimed,
+    "order": lambda: order(sys.argv[2], sys.argv[3]),
+    "late": lambda: late(Path(sys.argv[2])),
     "claim": claim,
     "new-id": lambda: _again(_renamed),
     "twice": lambda: _again(lambda provider, prepared: prepared),

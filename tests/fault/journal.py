@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, LiteralString
 
 from core.ids import delivery_id, discord_nonce, issue_id
 from core.names import STATUS_EVENTS
@@ -29,6 +29,8 @@ class Expected:
     channel: str
     may_be_left_out: bool = False
     """They unsubscribed while the source was being decided."""
+    gate: str = ""
+    """They must be left out, for this reason."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Act:
     """None: it holds for everybody."""
     source_id: str | None = None
     """None: it holds for every source."""
+    until: datetime | None = None
+    """When it was taken back."""
 
     def bars(self, subscriber_id: str, source_id: str) -> bool:
         """Whether it forbids a delivery."""
@@ -140,15 +144,24 @@ class Requested:
     partition: int
     offset: int
     digest: str
+    topic: str = ""
 
     @classmethod
     def of(cls, event: Event, raw: Raw) -> "Requested":
         """Return it from its record."""
         v = event.value
         digest = hashlib.sha256(raw.value or b"").hexdigest()[:16]
-        return cls(
-            v["delivery_id"], v["subscriber_id"], v["channel"], v["lane"], v["source_id"], raw.partition, raw.offset, digest
-        )
+        place = (raw.partition, raw.offset, digest, raw.topic)
+        return cls(v["delivery_id"], v["subscriber_id"], v["channel"], v["lane"], v["source_id"], *place)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The ledger's memory of one claim: a call for it began after `at`."""
+
+    at: datetime
+    call_ms: int | None
+    """From the beginning of the call to its answer; None when nobody lived to note it, or no call was made."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +173,30 @@ class Row:
     reason: str | None
     attempt: int
     reported: bool
+    claims: tuple[Claim, ...] = ()
+    """The present one is the last; several when something was tried again, parked or overwritten."""
+    outcome_at: datetime | None = None
+    kept: bool = False
+    """Whether the request is in the ledger, so that nobody needs Kafka's record any more."""
+
+    @classmethod
+    def of(cls, columns: tuple[Any, ...]) -> "Row":
+        """Return it from the columns of `SELECT`."""
+        delivery_id, state, reason, attempt, reported, claimed_at, call_ms, outcome_at, kept, history = columns
+        earlier = [
+            Claim(datetime.fromisoformat(entry["claimed_at"]), entry.get("call_ms"))
+            for entry in history or ()
+            if "claimed_at" in entry
+        ]
+        claims = (*earlier, Claim(claimed_at, call_ms))
+        return cls(delivery_id, state, reason, attempt, reported, claims, outcome_at, kept)
+
+    SELECT: ClassVar[LiteralString] = """
+        SELECT
+            to_char(day, 'YYYYMMDD') || '-' || delivery_id::text, state, reason, attempt, reported_at IS NOT NULL,
+            claimed_at, call_ms, outcome_at, request IS NOT NULL, history
+        FROM ledger.deliveries
+    """
 
 
 @dataclass(frozen=True)
@@ -189,14 +226,36 @@ class Hit:
     provider: str
     key: str
     outcome: str
+    status: int = 0
+    """Of the answer, by HTTP."""
 
 
 @dataclass(frozen=True)
 class Early:
-    """An offset that was committed although the ledger knew nothing of a delivery below it."""
+    """An offset that was seen to be committed although a delivery below it had no durable outcome yet."""
 
     delivery_id: str
     committed: int
+    state: str = ""
+    """Of the delivery then; empty when the ledger knew nothing of it."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Kafka's own record that a sink's group committed an offset."""
+
+    topic: str
+    partition: int
+    offset: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Rebalance:
+    """Kafka's own record that the members of a topic's sink changed."""
+
+    topic: str
+    at: datetime
 
 
 @dataclass
@@ -214,6 +273,8 @@ class Journal:
     others: set[tuple[str, str]] = field(default_factory=set)
     """(provider, key) of deliveries of earlier runs, which may be sent again now; they are judged in the closing check."""
     early: list[Early] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
+    rebalances: list[Rebalance] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
     accounting: list[dict[str, Any]] = field(default_factory=list)
     """Rows of api.accounting of the sources."""
@@ -232,7 +293,7 @@ def read_hits(path: Path, after: int = 0, providers: Collection[str] = tuple(PRO
         json.loads(line) for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"
     )
     return [
-        Hit(one["n"], datetime.fromisoformat(one["at"]), one["provider"], one["delivery_id"], one["outcome"])
+        Hit(one["n"], datetime.fromisoformat(one["at"]), one["provider"], one["delivery_id"], one["outcome"], one["status"])
         for one in lines
         if one["n"] > after and one["provider"] in providers and one["outcome"] != "updated"
     ]

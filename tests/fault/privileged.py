@@ -9,11 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tests.fault.patience import wait_until
 from tests.fault.stack import Stack
 
 CGROUPS = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))
@@ -21,8 +21,6 @@ MEMORY_BYTES = 2_000_000
 """What a process may take more than it has; the kernel kills it at its next batch."""
 DISK_BYTES = 96_000_000
 """Room that Kafka's log has on the small disk beyond what it holds already."""
-START_S = 60
-"""Longest wait for a worker to run."""
 NAMESPACE, HERE, THERE = "newswire-fault", "10.213.7.1", "10.213.7.2"
 NOWHERE = "02:00:00:00:00:01"
 """A hardware address that nobody has: what is sent there is dropped without a word."""
@@ -47,17 +45,9 @@ def _run(*words: str) -> None:
     subprocess.run(words, check=True, capture_output=True, text=True)
 
 
-@contextlib.contextmanager
-def clock(stack: Stack, process: str, offset_s: int) -> Iterator[None]:
+def clock(stack: Stack, process: str, offset_s: int) -> contextlib.AbstractContextManager[None]:
     """Replace one process of the stack by a worker whose clock is off by so many seconds."""
-    stack.supervisor.stop([stack.supervisor.states()[process]], 12.0)
-    guest = stack.guest(process, clock_off_s=offset_s)
-    try:
-        yield
-    finally:
-        guest.terminate()
-        guest.wait(20)
-        stack.start(process)
+    return stack.replaced(process, "tests.fault.off_clock", str(offset_s))
 
 
 @contextlib.contextmanager
@@ -121,7 +111,7 @@ def memory(stack: Stack, process: str) -> Iterator[None]:
         for pid in (group / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-        _wait(lambda: not (group / "cgroup.procs").read_text().strip(), "the kernel to end the process")
+        wait_until(lambda: not (group / "cgroup.procs").read_text().strip(), "the kernel to end the process")
         group.rmdir()
 
 
@@ -136,32 +126,17 @@ def network(stack: Stack, process: str) -> Iterator["Link"]:
     link = Link()
     link.up()
     relays = [_relay(["ip", "netns", "exec", NAMESPACE], "127.0.0.1", HERE, ports), _relay([], HERE, "127.0.0.1", ports)]
-    stack.supervisor.stop([stack.supervisor.states()[process]], 12.0)
-    log = stack.layout.log(f"guest-{process}")
-    before = log.stat().st_size if log.exists() else 0
-    guest = stack.guest(process, prefix=("ip", "netns", "exec", NAMESPACE))
     try:
-        _wait(lambda: b" partitions more" in log.read_bytes()[before:], "the worker behind the link to have its partitions")
-        yield link
+        with stack.replaced(process, prefix=("ip", "netns", "exec", NAMESPACE)):
+            try:
+                yield link
+            finally:
+                link.mend()
     finally:
-        link.mend()
-        guest.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            guest.wait(20)
-        guest.kill()
         for relay in relays:
             relay.kill()
             relay.wait()
         link.down()
-        stack.start(process)
-
-
-def _wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + START_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {START_S} s in vain for {what}")
-        time.sleep(0.1)
 
 
 class Link:

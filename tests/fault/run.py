@@ -13,11 +13,14 @@ from dataclasses import dataclass
 
 from core.names import CHANNELS, LANES
 from tests.fault import checker
+from tests.fault.commits import OFFSETS
 from tests.fault.journal import Act, Decision, Journal, Requested, Status, read_hits
+from tests.fault.patience import PASSING, Places
 from tests.fault.plan import Plan, Timed
 from tests.fault.probe import EdgeProbe
-from tests.fault.stack import PASSING, Places, Stack, Watch, sink_groups
+from tests.fault.stack import Stack
 from tests.fault.upstream import Input, Upstream
+from tests.fault.watch import Watch, sink_groups
 
 SETTLE_S = 90.0
 """When a run fails that is not settled; a run takes 5 to 20 s."""
@@ -37,6 +40,8 @@ class Result:
     """Failpoints that no process came by."""
     requests: list[Requested]
     acts: list[Act]
+    said: list[checker.Verdict]
+    """What of the report is not about a message."""
 
     @property
     def holds(self) -> bool:
@@ -61,7 +66,15 @@ class Closing:
         self.acts += result.acts
 
     def report(self) -> checker.Report:
-        """Return the verdict on every delivery of all runs."""
+        """Return the verdict on every delivery of all runs, once it holds, or time is over: what is unknown is sent again."""
+        deadline = time.monotonic() + LATE_S
+        while True:
+            report = self._report()
+            if not report.broken or time.monotonic() > deadline:
+                return report
+            time.sleep(1.0)
+
+    def _report(self) -> checker.Report:
         ids = list(dict.fromkeys(one.delivery_id for one in self.requests))
         known = set(ids)
         statuses = [Status.of(event) for event, _ in self.stack.events(self.since) if event.value["delivery_id"] in known]
@@ -75,6 +88,8 @@ class Closing:
 class Run:
     """One run on a stack that is up; the stack is left healed."""
 
+    settle_s = SETTLE_S
+
     def __init__(self, stack: Stack, upstream: Upstream, plan: Plan, say: Callable[[str], None] = lambda _: None) -> None:
         self.stack, self.plan, self.say = stack, plan, say
         self.input = Input(upstream, f"{plan.seed}-{uuid.uuid4().hex[:8]}", plan.copies)
@@ -83,7 +98,8 @@ class Run:
         self.watched = [*(topics.decisions(lane) for lane in LANES), topics.delivery_status]
         self.letters = [spec.dead_letters for spec in topics.specs() if spec.dead_letters]
         self.journal_file = stack.layout.sandbox / "requests.jsonl"
-        self.requests: list[Requested] = []
+        self.heard = Journal()
+        """The witnesses' last words."""
         self.sources: list[str] = []
         self.goal: Places = {}
         """Where the log ended when all of the input was in it; others go on writing."""
@@ -99,6 +115,7 @@ class Run:
         began = time.monotonic()
         stack = self.stack
         since, since_letters = stack.ends(*self.watched), stack.ends(*self.letters)
+        self.commits_before = stack.ends(OFFSETS)
         self.hits_before = max((hit.n for hit in read_hits(self.journal_file)), default=0)
         watch = Watch(stack.settings, sink_groups(stack.topics), stack.ends(*self.deliveries), stack.codec)
         watch.start()
@@ -111,14 +128,14 @@ class Run:
             late = self._input()
             faults.join()
             report = self._verdict(watch, since, since_letters)
-            if self.probe is not None:
-                report.verdicts.extend(self.probe.verdicts())
+            said = self.verdicts()
+            report.verdicts.extend(said)
             if late:
                 report.verdicts.append(checker.Verdict("the run", "", (late,)))
             missed = tuple(line for line in stack.armed() if line)
         finally:
             stack.heal()
-        return Result(self.plan, report, time.monotonic() - began, missed, self.requests, self.input.acts)
+        return Result(self.plan, report, time.monotonic() - began, missed, self.heard.requests, self.input.acts, said)
 
     def _faults(self) -> None:
         """Let what comes from outside happen, each at its time, and wait for the end of all of it."""
@@ -149,10 +166,23 @@ class Run:
         self.sources = [run.alert(1), run.tick(2), run.alert(2)]
         time.sleep(self.plan.unsubscribe_at_s)
         run.unsubscribe()
-        for number in range(self.plan.rounds):
-            time.sleep(2.0)
-            self.sources.append(run.alert(3 + number))
+        self.rounds()
         return ""
+
+    def rounds(self) -> None:
+        """Go on with alerts after the first sources."""
+        for _ in range(self.plan.rounds):
+            time.sleep(2.0)
+            self.alert()
+
+    def alert(self) -> str:
+        """Raise the next alert and return the source."""
+        self.sources.append(source := self.input.alert(len(self.sources)))
+        return source
+
+    def verdicts(self) -> list[checker.Verdict]:
+        """Return what is to be said beyond each message, when all is settled."""
+        return [] if self.probe is None else self.probe.verdicts()
 
     def _approved(self, publications: list[str]) -> bool:
         sql = "select count(*) from api.publications where publication_id = any(%s::uuid[]) and state = 'approved'"
@@ -167,8 +197,8 @@ class Run:
         self.seen = f"approved {approved}, people {known}, {behind} records behind"
         return behind == 0
 
-    def _until(self, condition: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + SETTLE_S
+    def _until(self, condition: Callable[[], bool], timeout_s: float = SETTLE_S) -> bool:
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with contextlib.suppress(*PASSING):
                 if condition():
@@ -176,23 +206,24 @@ class Run:
             time.sleep(POLL_S)
         return False
 
-    def _settled(self) -> bool:
+    def settled(self, sources: list[str]) -> bool:
+        """Return whether every delivery of these sources has come to an end."""
         sql = """select count(distinct source_id), coalesce(bool_and(complete) and sum(pending + not_fanned_out) = 0, false)
                  from api.accounting where source_id = any(%s)"""
-        found, settled = self.stack.query(sql, self.sources)[0]
-        return bool(settled) and found == len(self.sources)
+        found, settled = self.stack.query(sql, sources)[0]
+        return bool(settled) and found == len(sources)
 
     def _verdict(self, watch: Watch, since: Places, since_letters: Places) -> checker.Report:
         """Hear the witnesses until all holds, or time is over: what is only late is not broken."""
         if self.sources:
-            self._until(self._settled)
+            self._until(lambda: self.settled(self.sources), self.settle_s)
         watch.end()
         deadline = time.monotonic() + LATE_S
         while True:
             journal = self.journal(watch, since, since_letters)
             report = checker.check(journal)
             if not report.broken or time.monotonic() > deadline:
-                self.requests = journal.requests
+                self.heard = journal
                 return report
             time.sleep(1.0)
             watch.look()
@@ -204,6 +235,8 @@ class Run:
         mine = set(self.sources)
         requests = [one for one in watch.requests if one.source_id in mine]
         ids = list(dict.fromkeys(one.delivery_id for one in requests))
+        known = set(ids)
+        commits, rebalances = stack.commits(self.commits_before)
         status = [
             Status.of(event) for event, raw in events if raw.topic == topics.delivery_status and event.value["source_id"] in mine
         ]
@@ -221,7 +254,9 @@ class Run:
             statuses=status,
             hits=read_hits(self.journal_file, self.hits_before),
             others=stack.others(ids),
-            early=[one for one in watch.early if one.delivery_id in set(ids)],
+            early=[one for one in watch.early if one.delivery_id in known],
+            commits=commits,
+            rebalances=rebalances,
             letters=stack.letters(since_letters),
             accounting=stack.accounting(self.sources),
         )

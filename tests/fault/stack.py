@@ -9,52 +9,35 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from confluent_kafka import KafkaException, TopicPartition
 
-from core.errors import Unavailable
-from core.names import CHANNELS, LANES
+from core.errors import CodecError
 from deploy.client import StackClient
 from deploy.stack.errors import StackError
 from deploy.stack.layout import CHECKOUT, Layout, read_env
 from deploy.stack.programs import INFRA, INFRA_NAMES, NEWSWIRE
 from deploy.stack.supervision import Supervisor
 from runtime.deadletters import unseal
-from runtime.kafka import admin_client, end_offsets, make_consumer, partitions_of, read_range
+from runtime.kafka import admin_client, end_offsets, partitions_of, read_range
 from runtime.keys import KeyStore
-from runtime.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Event, Raw
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
-from tests.fault.journal import Early, Letter, Requested, Row, key_at_provider
+from tests.fault.commits import read_commits
+from tests.fault.journal import Commit, Letter, Rebalance, Row, key_at_provider
+from tests.fault.patience import Places, insist, wait_until
 from tests.fault.plan import Timed
-
-Places = dict[tuple[str, int], int]
-PASSING = (Unavailable, KafkaException, psycopg.OperationalError, psycopg.InterfaceError, OSError, TimeoutError)
-"""What reading raises while a server is away."""
-
-
-def insist(action: Callable[[], Any], timeout_s: float = 60.0) -> Any:
-    """Return what the action returns, tried again while a server is away; at last its error passes."""
-    until = time.monotonic() + timeout_s
-    while True:
-        try:
-            return action()
-        except PASSING:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.2)
+from tests.fault.watch import Groups, ledger_rows, sink_groups
 
 
 @dataclass
@@ -77,7 +60,7 @@ class Stack(StackClient):
         return admin_client(self.settings)
 
     @cached_property
-    def groups_of(self) -> "Groups":
+    def groups_of(self) -> Groups:
         """What the consumer groups have committed."""
         return Groups(self.settings)
 
@@ -115,8 +98,6 @@ class Stack(StackClient):
         return list(self._decoded(self.raws(since)))
 
     def _decoded(self, raws: list[Raw]) -> Iterator[tuple[Event, Raw]]:
-        from core.errors import CodecError
-
         for raw in raws:
             with contextlib.suppress(CodecError):
                 yield insist(partial(self.codec.decode, raw)), raw
@@ -136,6 +117,10 @@ class Stack(StackClient):
     def keys(self) -> KeyStore:
         """The subjects' data keys."""
         return KeyStore(self.settings)
+
+    def commits(self, since: Places) -> tuple[list[Commit], list[Rebalance]]:
+        """Return what Kafka wrote down of the sinks' groups since these offsets of its topic of offsets."""
+        return read_commits(self.raws(since), sink_groups(self.topics))
 
     def rows(self, delivery_ids: list[str]) -> list[Row]:
         """Return the ledger's rows of these deliveries."""
@@ -251,12 +236,30 @@ class Stack(StackClient):
             guest.kill()
             guest.wait()
 
-    def guest(self, process: str, prefix: tuple[str, ...] = (), clock_off_s: int = 0) -> subprocess.Popen[bytes]:
-        """Start a second worker of a process, as a dynamic member of its group; `prefix` is a command that runs it."""
-        program = [str(Path(sys.executable).with_name("newswire")), "run", process]
-        if clock_off_s:
-            program = [sys.executable, "-m", "tests.fault.off_clock", str(clock_off_s), process]
-        command = [*prefix, *program]
+    @contextlib.contextmanager
+    def replaced(self, process: str, *program: str, prefix: tuple[str, ...] = ()) -> Iterator[None]:
+        """Replace one process of the stack by a worker that this program runs, and wait until that has its partitions."""
+        self.supervisor.stop([self.supervisor.states()[process]], 12.0)
+        log = self.layout.logs / f"guest-{process}.log"
+        before = log.stat().st_size if log.exists() else 0
+        guest = self.guest(process, *program, prefix=prefix)
+        try:
+            wait_until(lambda: b" partitions" in log.read_bytes()[before:], f"the other worker of {process} to have partitions")
+            yield
+        finally:
+            guest.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                guest.wait(20)
+            guest.kill()
+            self.start(process)
+
+    def guest(self, process: str, *program: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        """Start a second worker of a process, as a dynamic member of its group.
+
+        `program` is a module of these tests with its arguments, which runs it in its own way; `prefix` a command around it.
+        """
+        own_way = [sys.executable, "-m", *program, process]
+        command = [*prefix, *(own_way if program else [str(Path(sys.executable).with_name("newswire")), "run", process])]
         own = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "NEWSWIRE_HOME": str(self.home),
@@ -290,89 +293,3 @@ class Stack(StackClient):
             else:
                 self.start(name)
         self.control("/control/faults", method="DELETE")
-
-
-def ledger_rows(settings: Settings, delivery_ids: list[str]) -> list[Row]:
-    """Return the rows of these deliveries in the ledger of these settings."""
-    statement = """
-        SELECT to_char(day, 'YYYYMMDD') || '-' || delivery_id::text, state, reason, attempt, reported_at IS NOT NULL
-        FROM ledger.deliveries WHERE delivery_id = ANY(%s::uuid[])
-    """
-    uuids = [one.partition("-")[2] for one in delivery_ids]
-    with psycopg.connect(settings.ledger_database_url, connect_timeout=2) as connection:
-        return [Row(*row) for row in connection.execute(statement, [uuids]).fetchall()]
-
-
-class Groups:
-    """What consumer groups have committed, asked as a member would ask: admin requests do not survive a broker's crash."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._consumers = settings, dict[str, Any]()
-
-    def committed(self, group: str, places: Iterable[tuple[str, int]]) -> Places:
-        """Return the committed offsets; places without one are left out. KafkaException while Kafka does not say."""
-        if group not in self._consumers:
-            self._consumers[group] = make_consumer(self._settings, group)
-        found = self._consumers[group].committed([TopicPartition(*place) for place in places], timeout=3.0)
-        return {(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
-
-
-class Watch(threading.Thread):
-    """Looks on while a run goes on: what was requested, and whether offsets are committed before the ledger knows of it.
-
-    Committed offsets are read before the ledger, so that what is below them must be in it already.
-    """
-
-    def __init__(self, settings: Settings, topics: dict[str, str], since: Places, codec: Codec, every_s: float = 0.7) -> None:
-        """`topics` maps the topics of deliveries to the consumer groups of their sinks."""
-        super().__init__(daemon=True, name="watch")
-        self._settings, self._topics, self._places, self._codec, self._every_s = settings, topics, dict(since), codec, every_s
-        self._admin, self._groups, self._ended = admin_client(settings), Groups(settings), threading.Event()
-        self._open: dict[tuple[str, int], list[Requested]] = {}
-        self.requests: list[Requested] = []
-        self.early: list[Early] = []
-        self.looks = 0
-
-    def run(self) -> None:
-        """Look until it is ended."""
-        while not self._ended.wait(self._every_s):
-            with contextlib.suppress(*PASSING):
-                self.look()
-
-    def end(self) -> None:
-        """Look a last time and end."""
-        self._ended.set()
-        self.join()
-        insist(self.look)
-
-    def look(self) -> None:
-        """Read what is new, then the committed offsets, then the ledger."""
-        from core.errors import CodecError
-
-        ends = end_offsets(self._admin, list(self._places), 5.0)
-        for raw in list(read_range(self._settings, self._places, ends, stall_s=5.0)):
-            with contextlib.suppress(CodecError):
-                request = Requested.of(self._codec.decode(raw), raw)
-                self.requests.append(request)
-                self._open.setdefault((raw.topic, raw.partition), []).append(request)
-            self._places[raw.topic, raw.partition] = raw.offset + 1
-        committed: Places = {}
-        for topic, group in self._topics.items():
-            committed |= self._groups.committed(group, [place for place in self._places if place[0] == topic])
-        done = {
-            request.delivery_id: committed[place]
-            for place, open_ in self._open.items()
-            for request in open_
-            if request.offset < committed.get(place, 0)
-        }
-        if done:
-            known = {row.delivery_id for row in ledger_rows(self._settings, list(done))}
-            self.early += [Early(one, offset) for one, offset in done.items() if one not in known]
-            for place, open_ in self._open.items():
-                self._open[place] = [request for request in open_ if request.offset >= committed.get(place, 0)]
-        self.looks += 1
-
-
-def sink_groups(topics: Topics) -> dict[str, str]:
-    """Return the consumer group of the sink of every topic of deliveries."""
-    return {topics.deliveries(channel, lane): f"{topics.prefix}.sink.{channel}.{lane}" for channel in CHANNELS for lane in LANES}

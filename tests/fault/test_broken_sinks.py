@@ -3,18 +3,22 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.kafka import admin_client, end_offsets, partitions_of
+from runtime.kafka import admin_client, end_offsets, partitions_of, read_range
 from tests import fix_sandbox
 from tests.fault.checker import Report, check
-from tests.fault.journal import Journal, Status, read_hits
-from tests.fault.stack import Watch, ledger_rows
+from tests.fault.commits import OFFSETS, read_commits
+from tests.fault.journal import Act, Journal, Row, Status, read_hits
+from tests.fault.patience import Places
+from tests.fault.watch import Watch, ledger_rows
 from tests.fix_sandbox import SandboxProcess
 from tests.fix_stack import Stack
-from tests.sinks_kit import ROOT, World, environ_of, wait_for, world
+from tests.sinks_kit import ROOT, World, environ_of, request, wait_for, world
 
 pytestmark = pytest.mark.stack
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
@@ -43,15 +47,20 @@ class Trial:
     def __init__(self, sinks: World, sandbox: SandboxProcess) -> None:
         self.sinks, self.sandbox = sinks, sandbox
         topic = sinks.topics.deliveries("email", "bulk")
-        group = f"{sinks.topics.prefix}.sink.email.bulk"
-        admin = admin_client(sinks.settings)
-        ends = end_offsets(admin, partitions_of(admin, [topic]))
-        self.watch = Watch(sinks.settings, {topic: group}, ends, sinks.codec, every_s=0.1)
+        self.groups = {topic: f"{sinks.topics.prefix}.sink.email.bulk"}
+        self.commits_before = self.ends(OFFSETS)
+        self.watch = Watch(sinks.settings, self.groups, self.ends(topic), sinks.codec, every_s=0.1)
         self.requests = sinks.requests(6, items=[sinks.publish()])
+        self.acts: list[Act] = []
 
-    def start(self, way: str, **environment: str) -> subprocess.Popen[bytes]:
+    def ends(self, topic: str) -> Places:
+        """Return where a topic ends."""
+        admin = admin_client(self.sinks.settings)
+        return end_offsets(admin, partitions_of(admin, [topic]))
+
+    def start(self, way: str, *more: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start the sink and deliver."""
-        command = [sys.executable, "-m", "tests.fault.broken_sink", way]
+        command = [sys.executable, "-m", "tests.fault.broken_sink", way, *more]
         with (self.sinks.folder / f"broken-{way}.log").open("ab") as log:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environ_of(self.sinks.settings) | environment, stdout=log, stderr=log
@@ -60,18 +69,27 @@ class Trial:
         self.sinks.deliver(self.requests)
         return process
 
-    def report(self) -> Report:
-        """Return what the checker says of it."""
+    def rows(self) -> list[Row]:
+        """Return the ledger's rows of it."""
+        return ledger_rows(self.sinks.settings, [request["delivery_id"] for request in self.requests])
+
+    def report(self, watched: bool = True) -> Report:
+        """Return what the checker says of it; with watched=False from what was written down alone."""
         self.watch.end()
         ids = [request["delivery_id"] for request in self.requests]
         statuses = [Status.of(event) for event in self.sinks.statuses() if event.value["delivery_id"] in ids]
+        written = read_range(self.sinks.settings, self.commits_before, self.ends(OFFSETS))
+        commits, rebalances = read_commits(written, self.groups)
         return check(
             Journal(
+                acts=self.acts,
                 requests=self.watch.requests,
                 rows=ledger_rows(self.sinks.settings, ids),
                 statuses=statuses,
                 hits=read_hits(self.sandbox.journal / "requests.jsonl"),
-                early=self.watch.early,
+                early=self.watch.early if watched else [],
+                commits=commits,
+                rebalances=rebalances,
             )
         )
 
@@ -101,6 +119,15 @@ def problems(report: Report) -> str:
     return "\n".join(problem for verdict in report.broken for problem in verdict.problems)
 
 
+UNSUBSCRIBED = {
+    "newsletter_id": None,
+    "kind": "all",
+    "via": "cli",
+    "delivery_id": None,
+    "unsubscribed_at": datetime(2026, 11, 22, tzinfo=UTC),
+}
+
+
 def lose_an_answer(sandbox: SandboxProcess, **more: Any) -> None:
     """Let the provider accept one call and close the connection."""
     sandbox.fault("ses", "drop_after_accept", count=1, **more)
@@ -111,10 +138,7 @@ def test_passes_a_good_sink(trial: Trial, sandbox: SandboxProcess) -> None:
     lose_an_answer(sandbox)
     process = trial.start("none")
     wait_for(trial.reported, "the reports")
-    wait_for(
-        lambda: all(row.reported for row in ledger_rows(trial.sinks.settings, [r["delivery_id"] for r in trial.requests])),
-        "the ledger",
-    )
+    wait_for(lambda: all(row.reported for row in trial.rows()), "the ledger")
     stop(process)
     report = trial.report()
     assert not report.broken, str(report)
@@ -133,6 +157,64 @@ def test_catches_an_offset_that_is_committed_before_the_outcome(trial: Trial) ->
     found = problems(trial.report())
     assert "was committed while the ledger knew nothing of it" in found
     assert "the ledger does not know it: lost" in found
+
+
+def test_catches_an_offset_that_is_committed_once_claimed(trial: Trial) -> None:
+    """Nothing is lost here, and nobody looks on: Kafka's time of the commit and the ledger's of the outcome are enough."""
+    process = trial.start("claimed", NEWSWIRE_FAILPOINTS="sink.after_call=sleep:2", NEWSWIRE_LEASE_S="60")
+    wait_for(trial.reported, "the reports")
+    wait_for(lambda: all(row.reported for row in trial.rows()), "the ledger")
+    stop(process)
+    report = trial.report(watched=False)
+    mine = [verdict for verdict in report.verdicts if verdict.about in {one["delivery_id"] for one in trial.requests}]
+    assert len(mine) == 6
+    assert all("ms before there was an outcome" in str(verdict) for verdict in mine), str(report)
+
+
+def test_catches_a_claim_whose_offset_is_committed(trial: Trial) -> None:
+    """Seen while it lasts: the offset is committed, and the ledger has neither an outcome nor the request."""
+    process = trial.start("claimed", NEWSWIRE_FAILPOINTS="sink.before_call=sleep:60")
+    wait_for(lambda: trial.watch.early, "the commit")
+    process.kill()
+    process.wait()
+    again = trial.sinks.start("ses-bulk")
+    wait_for(trial.reported, "the reports")
+    again.wait_running()
+    assert again.stop() == 0
+    assert "was committed while it was claimed without an outcome" in problems(trial.report())
+
+
+def test_catches_a_call_that_overtakes_an_earlier_one(trial: Trial) -> None:
+    """Two issues of one subscriber, the second at the provider before the call for the first began: by whatever time."""
+    trial.requests = trial.sinks.requests(1, items=[trial.sinks.publish()])
+    (first,) = trial.requests
+    second = request(first["subscriber_id"], address=first["address"], items=[trial.sinks.publish()])
+    process = trial.start("order", first["delivery_id"], second["delivery_id"])
+    wait_for(lambda: [row.state for row in trial.rows()] == ["claimed"], "the first claim")
+    trial.requests.append(second)
+    trial.sinks.deliver([second])
+    wait_for(trial.reported, "the reports")
+    stop(process)
+    report = trial.report()
+    assert f"{second['delivery_id']} was sent" in problems(report), str(report)
+    assert f"before the call for {first['delivery_id']} began" in problems(report)
+
+
+def test_catches_a_call_that_begins_3_s_after_an_unsubscribe(trial: Trial, tmp_path: Path) -> None:
+    """What is promised are 2 s, and what the checker allows is not a second more."""
+    go = tmp_path / "go"
+    process = trial.start("late", str(go))
+    wait_for(lambda: [row.state for row in trial.rows()] == ["claimed"] * 6, "the claims")
+    trial.sinks.change("SubscriberUnsubscribed", gone := trial.requests[0]["subscriber_id"], **UNSUBSCRIBED)
+    trial.acts.append(Act(datetime.now(UTC), "their unsubscribe", gone))
+    wait_for(lambda: datetime.now(UTC) > trial.acts[0].at + timedelta(seconds=3), "3 s")
+    go.touch()
+    wait_for(trial.reported, "the reports")
+    stop(process)
+    report = trial.report()
+    assert "after their unsubscribe was acknowledged" in problems(report), str(report)
+    mine = {one["delivery_id"] for one in trial.requests}
+    assert [verdict.about for verdict in report.broken if verdict.about in mine] == [trial.requests[0]["delivery_id"]]
 
 
 def test_catches_a_skipped_claim(trial: Trial) -> None:

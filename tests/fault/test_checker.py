@@ -8,9 +8,26 @@ from pathlib import Path
 import pytest
 
 from core.ids import discord_nonce
+from schemas.records import Raw
 from tests.fault import plan
 from tests.fault.checker import check
-from tests.fault.journal import Act, Decision, Early, Expected, Hit, Journal, Letter, Poison, Requested, Row, Status
+from tests.fault.commits import read_commits
+from tests.fault.journal import (
+    Act,
+    Claim,
+    Commit,
+    Decision,
+    Early,
+    Expected,
+    Hit,
+    Journal,
+    Letter,
+    Poison,
+    Rebalance,
+    Requested,
+    Row,
+    Status,
+)
 
 AT = datetime(2026, 11, 22, 9, tzinfo=UTC)
 ONE = "20261123-00000000-0000-5000-8000-000000000001"
@@ -99,6 +116,28 @@ def test_a_call_needs_a_claim_of_its_own() -> None:
     assert "2 calls, but the ledger counts 1 attempts" in broken(one)
 
 
+def test_what_a_client_waits_for_within_a_call_is_no_call_of_its_own() -> None:
+    """Discord's client asks again by itself after a short rate limit; anybody else's refusal is a call."""
+    for channel, found in (("discord", ""), ("email", "2 calls, but the ledger counts 1 attempts")):
+        one = journal(channel)
+        one.hits.append(replace(one.hits[0], n=2, outcome="refused", status=429))
+        assert found in broken(one)
+        assert bool(found) == bool(broken(one))
+
+
+def test_who_must_be_left_out_is() -> None:
+    """For the reason that was expected: nobody is chosen, and nobody is left out for another one."""
+    one = journal()
+    one.expected[0] = replace(one.expected[0], gate="cap")
+    assert "they were to be left out: cap" in broken(one)
+    one.decisions = [Decision(SOURCE, 0, 0, 1, 1, 7, 1, 0, {}, {(PERSON, "email"): "quiet_hours"})]
+    for witnessed in (one.requests, one.rows, one.statuses, one.hits, one.accounting):
+        witnessed.clear()
+    assert "gated: quiet_hours" in broken(one)
+    one.decisions = [replace(one.decisions[0], gated={(PERSON, "email"): "cap"})]
+    assert not broken(one)
+
+
 def test_unfinished_or_contradicting_outcomes_are_found() -> None:
     """Still claimed, never reported, reported otherwise, and a message that a provider has although it is suppressed."""
     for row, sentence in (
@@ -129,32 +168,74 @@ def test_an_early_offset_is_found() -> None:
     """The offset was committed and the ledger knew nothing."""
     one = journal()
     one.early.append(Early(ONE, 6))
-    assert "the offset 6 was committed" in broken(one)
+    assert "the offset 6 was committed while the ledger knew nothing of it" in broken(one)
+    one.early[0] = Early(ONE, 6, "claimed")
+    assert "the offset 6 was committed while it was claimed without an outcome" in broken(one)
 
 
-def test_nothing_is_called_2_s_after_an_unsubscribe() -> None:
-    """A call may begin within 2 s of the acknowledgement, and be noted some time later; after that it is a breach."""
+def called(one: Row, *claims: tuple[float, int | None]) -> Row:
+    """The row with these claims: when, and how many milliseconds the call took."""
+    return replace(one, claims=tuple(Claim(at(seconds), call_ms) for seconds, call_ms in claims))
+
+
+def test_no_call_begins_2_s_after_an_unsubscribe() -> None:
+    """A call may arrive late, but must have begun: its claim and its length say when, and nothing is allowed beyond 2 s."""
+    one = journal()  # noted by the provider at 1 s
+    one.acts.append(Act(at(-1.1), "their unsubscribe", PERSON))
+    one.rows[0] = called(one.rows[0], (-5, 200))
+    assert not broken(one), "it took 200 ms, so it may have begun at 0.8 s"
+    one.rows[0] = called(one.rows[0], (-5, 50))
+    assert "called 2.05 s or more after their unsubscribe was acknowledged" in broken(one)
+    one.acts[0] = replace(one.acts[0], until=at(0.9))
+    assert not broken(one), "what was stopped is resumed"
+    one.acts[0] = replace(one.acts[0], until=None, subscriber_id="another")
+    assert not broken(one)
+
+
+def test_a_call_is_not_judged_by_what_nobody_lived_to_note() -> None:
+    """Without its length a call began after its claim; and an earlier one of that kind may have come later than the next."""
     one = journal()
-    one.acts.append(Act(at(-3), "their unsubscribe", PERSON))
+    one.acts.append(Act(at(-1.5), "their unsubscribe", PERSON))
+    one.rows[0] = called(one.rows[0], (-5, None))
     assert not broken(one)
-    one.acts[0] = replace(one.acts[0], at=at(-4))
-    assert "called 5.0 s after their unsubscribe" in broken(one)
-    one.acts[0] = replace(one.acts[0], subscriber_id="another")
+    one.rows[0] = called(one.rows[0], (0.7, None))
+    assert "called 2.20 s or more after" in broken(one)
+    one.rows[0] = called(replace(one.rows[0], attempt=2), (-5, None), (0.7, 10))
     assert not broken(one)
+    one.rows[0] = called(one.rows[0], (-5, 10), (0.7, 10))
+    assert "called 2.49 s or more after" in broken(one)
 
 
-def test_order_of_a_subscriber_is_judged_where_calls_did_not_overlap() -> None:
-    """The later one arrived more than a second before the earlier one."""
+def test_order_of_a_subscriber_is_judged_by_what_was_there_before_a_call_began() -> None:
+    """Two calls may overlap and arrive either way round; what had arrived before the earlier one began is out of order."""
     one = journal()
     other = ONE[:-1] + "2"
     one.decisions = None
+    one.rows[0] = called(one.rows[0], (0, 300))
     one.requests.append(replace(one.requests[0], delivery_id=other, offset=6))
-    one.rows.append(replace(one.rows[0], delivery_id=other))
+    one.rows.append(replace(called(one.rows[0], (0, 300)), delivery_id=other))
     one.statuses.append(replace(one.statuses[0], id="s2", delivery_id=other))
-    one.hits.append(replace(one.hits[0], n=2, key=other, at=at(0.5)))
+    one.hits.append(replace(one.hits[0], n=2, key=other, at=at(0.75)))
     assert not broken(one)
-    one.hits[1] = replace(one.hits[1], at=at(-1))
-    assert "was sent before" in broken(one)
+    one.hits[1] = replace(one.hits[1], at=at(0.65))
+    assert f"{other} was sent 48 ms before the call for {ONE} began" in broken(one)
+    one.rows[0] = called(one.rows[0], (0, None), (0, 300))
+    assert not broken(one), "it was parked in between"
+
+
+def test_an_offset_is_not_committed_before_the_outcome() -> None:
+    """By the times of Kafka and of the ledger; a change of members in between explains it."""
+    one = journal()
+    one.requests[0] = replace(one.requests[0], topic="t")
+    one.rows[0] = replace(called(one.rows[0], (0, 10)), outcome_at=at(1))
+    one.commits = [Commit("t", 0, 5, at(0.2)), Commit("t", 0, 6, at(1.5)), Commit("other", 0, 9, at(0.5))]
+    assert not broken(one)
+    one.commits.append(Commit("t", 0, 7, at(0.4)))
+    assert "the offset 7 was committed 600 ms before there was an outcome" in broken(one)
+    one.rebalances.append(Rebalance("t", at(0.3)))
+    assert not broken(one)
+    one.rebalances[0] = Rebalance("t", at(0.6))
+    assert "600 ms before" in broken(one)
 
 
 def test_accounting_is_compared_with_counts_of_our_own() -> None:
@@ -166,6 +247,25 @@ def test_accounting_is_compared_with_counts_of_our_own() -> None:
     assert one.decisions is not None
     one.decisions[0] = replace(one.decisions[0], chunks=2)
     assert "1 chunks are decided of 2" in broken(one)
+
+
+def test_kafkas_own_records_of_commits_are_read() -> None:
+    """Offsets of the sinks' topics and changes of their groups; not those of other groups, nor what was removed."""
+
+    def text(of: str) -> bytes:
+        return len(of).to_bytes(2, "big") + of.encode()
+
+    def raw(key: bytes, value: bytes | None) -> Raw:
+        return Raw("__consumer_offsets", 0, 0, key, value, (), 1_700_000_000_500)
+
+    offset = b"\0\4" + (77).to_bytes(8, "big") + b"whatever follows"
+    key = b"\0\1" + text("g") + text("t") + (3).to_bytes(4, "big")
+    other = b"\0\1" + text("h") + text("t") + (3).to_bytes(4, "big")
+    raws = [raw(key, offset), raw(other, offset), raw(key, None), raw(b"\0\2" + text("g"), b"members")]
+    commits, rebalances = read_commits(raws, {"t": "g"})
+    when = datetime(2023, 11, 14, 22, 13, 20, 500_000, UTC)
+    assert commits == [Commit("t", 3, 77, when)]
+    assert rebalances == [Rebalance("t", when)]
 
 
 def test_poison_must_be_a_dead_letter_with_its_bytes_and_nothing_else() -> None:

@@ -19,14 +19,14 @@ KILLED_BY = -9
 
 @pytest.fixture(scope="module")
 def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Topics and databases, with consent running; short leases, and a static member so that a restart waits for no session."""
+    """Topics and databases, with consent running, leases for slow machines, and a static member: nobody waits for a session."""
     with world(
         stack,
         tmp_path_factory.mktemp("sinks"),
         ses_endpoint_url=f"{sandbox_process.url}/ses",
         webhook_allow_http_loopback=True,
-        provider_timeout_s=1.0,
-        lease_s=2.0,
+        provider_timeout_s=5.0,
+        lease_s=6.0,
         sweep_interval_s=0.3,
         instance_id="only",
     ) as one:

@@ -92,6 +92,15 @@ class Input:
     poison: list[Poison] = field(default_factory=list)
     people: dict[str, str] = field(default_factory=dict)
     """By subscriber the channel."""
+    channels: tuple[str, ...] = CHANNELS
+    people_a_channel: int = PEOPLE_A_CHANNEL
+    alerts_a_day: int = -1
+    gate: str = ""
+    """Why nobody is to get what is asked for from now on."""
+    content_used_up: bool = False
+    """Everybody may have had all content already, so that an issue may have nothing in it."""
+    alerts: list[Record] = field(default_factory=list)
+    """All that were raised, to be sent again."""
 
     def id(self, *parts: str) -> str:
         """Return an id of this run."""
@@ -105,8 +114,8 @@ class Input:
     def register(self) -> None:
         """Register some people on every channel, who take this run's newsletter and its alerts."""
         profiles = []
-        for channel in CHANNELS:
-            for number in range(PEOPLE_A_CHANNEL):
+        for channel in self.channels:
+            for number in range(self.people_a_channel):
                 subscriber = self.id("person", channel, str(number))
                 self.people[subscriber] = channel
                 profiles.append(read_profile(self._person(subscriber, channel)))
@@ -123,7 +132,7 @@ class Input:
             "topics": {self.newsletter_id: 1.0},
             "newsletters": [self.newsletter_id],
             "alerts": True,
-            "alerts_a_day": -1,
+            "alerts_a_day": self.alerts_a_day,
             "channels": {channel: address[channel]},
         }
 
@@ -206,14 +215,17 @@ class Input:
             "quality": 0.95,
             "raised_at": now(),
         }
-        topics = self.upstream.topics
-        record = self.upstream.encode(topics.alerts, "AlertRaised", value, alert_id, self.id("raised", str(number)))
-        self.upstream.send([record], self.copies)
+        self.alerts.append(self.alert_record(value, self.id("raised", str(number))))
+        self.upstream.send(self.alerts[-1:], self.copies)
         return self._source(alert_id)
 
+    def alert_record(self, value: dict[str, Any], identity: str) -> Record:
+        """Return the record of an alert."""
+        return self.upstream.encode(self.upstream.topics.alerts, "AlertRaised", value, value["alert_id"], identity)
+
     def _source(self, source_id: str) -> str:
-        gone = {act.subscriber_id for act in self.acts}
-        self.expected += [Expected(source_id, one, channel, one in gone) for one, channel in self.people.items()]
+        out = set(self.people) if self.content_used_up else {act.subscriber_id for act in self.acts}
+        self.expected += [Expected(source_id, one, channel, one in out, self.gate) for one, channel in self.people.items()]
         return source_id
 
     def unsubscribe(self) -> None:

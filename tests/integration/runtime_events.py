@@ -115,7 +115,7 @@ def until(condition: Callable[[], bool], timeout_s: float = 20.0, what: str = "t
     """Wait until the condition holds; AssertionError after the timeout."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {timeout_s} s"
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain for {what}"
         time.sleep(0.01)
 
 

@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from aiokafka.client import AIOKafkaClient
+
 from core.errors import EventRefused, Unavailable
 from runtime.settings import Settings
 from runtime.stage import Stage
@@ -51,6 +53,8 @@ def main() -> int:
         journal.write("assigned", pid, len(partitions), int(stage.continuous))
 
     stage.on_assigned = on_assigned
+    if mode == "nowhere":  # as with the metadata of a cluster that starts: no broker is in it
+        AIOKafkaClient.get_random_node = lambda self: None
     if mode == "batches":
         stage.consume_batches(topics.engagements, handle_batch, max_events=20, within_s=0.05)
     else:

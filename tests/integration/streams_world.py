@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,8 @@ class World:
             "postal_address": "1 Example Street",
             "defined_at": datetime.now(UTC),
         }
-        value = samples.RULES | {"days": []} | rules | more
+        elsewhen = (datetime.now(UTC) + timedelta(days=3)).isoweekday()  # no clock's tick falls on it while the tests run
+        value = samples.RULES | {"days": [elsewhen]} | rules | more
         self.send(self.topics.newsletters, "NewsletterDefined", value, key=newsletter_id)
 
     def publish(self, publication_id: str | None = None, **changes: Any) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from core.names import CHANNELS
 from runtime.directory import BATCH, read_profile
+from runtime.kafka import ensure_first_offsets
 from schemas.records import Event
 from tests.fix_edge import World, world_of
 from tests.fix_stack import Stack
@@ -131,32 +132,82 @@ def test_publishes_without_a_database(world: World) -> None:
     assert "nothing was compared" in answer.text
 
 
-def test_retracts(world: World) -> None:
-    """The event names who and why; an id that is none is refused."""
-    one = str(uuid.uuid4())
-    assert world.run("retract", one, "--reason", "wrong data").code == 0
-    (event,) = world.events(world.topics.publications, one)
+def test_retracts(world: World, read_model: psycopg.Connection[Any]) -> None:
+    """The event names who and why; a second time writes nothing, and neither does an id that is none or unknown."""
+    submitted = publication()
+    one = submitted["publication_id"]
+    assert world.run("publish", "-", given=lines(submitted)).code == 0
+    assert world.run("retract", one.upper(), "--reason", "wrong data").rows[0]["changed"]
+    again = world.run("retract", one, "--reason", "wrong data", human=True)
+    assert "retracted before" in again.text
+    assert f"newswire recalls {one}" in again.text
+    first, event = world.events(world.topics.publications, one)
     assert (event.name, event.value["reason"], event.value["retracted_by"]) == ("PublicationRetracted", "wrong data", "cli")
+    project(read_model, first, state="retracted")
+    assert world.run("retract", one, "--reason", "x").rows[0]["changed"] is False
     assert "publication_id" in world.run("retract", "7", "--reason", "x").error
+    unknown = str(uuid.uuid4())
+    assert f"none with the id {unknown}" in world.run("retract", unknown, "--reason", "x").error
+    assert world.events(world.topics.publications, unknown) == []
 
 
 def test_raises_and_cancels_alerts(world: World) -> None:
-    """From options and from a file; the same id is the same alert."""
+    """From options and from a file."""
     answer = world.run(
         "alert", "--title", "Now", "--body", "Text", "--priority", "critical", "--topics", "a,b:0.5", "--quality", "0.95"
     )
     alert_id = answer.rows[0]["alert_id"]
     (event,) = world.events(world.topics.alerts, alert_id)
     assert event.value["topics"] == [{"topic": "a", "weight": 1.0}, {"topic": "b", "weight": 0.5}]
-    document = {"alert_id": str(uuid.uuid4()), "title": "x", "body": "y"}
-    for _ in range(2):
-        assert world.run("alert", "-", given=lines(document)).rows[0]["alert_id"] == document["alert_id"]
-    assert len({event.id for event in world.events(world.topics.alerts, document["alert_id"])}) == 1
+    document = {"title": "x", "body": "y", "quality": 1}
+    raised = world.run("alert", "-", given=lines(document, document)).rows
+    assert len({row["alert_id"] for row in raised if row["raised"]}) == 2
     assert world.run("alert-cancel", alert_id, "--reason", "false alarm").code == 0
     assert world.events(world.topics.alerts, alert_id)[-1].name == "AlertCancelled"
+    unknown = str(uuid.uuid4())
+    assert f"no alert {unknown} was raised" in world.run("alert-cancel", unknown, "--reason", "x").error
     assert "quality" in world.run("alert", "--title", "x", "--quality", "7").error
-    assert "expires_at" in world.run("alert", "--title", "x", "--expires-at", "2020-01-01T00:00:00Z").error
+    past = world.run("alert", "--title", "x", "--quality", "0.95", "--expires-at", "2020-01-01T00:00:00Z")
+    assert "expires_at" in past.error
+    assert "such as 2026-11-22T18:00:00Z" in world.run("alert", "--title", "x", "--expires-at", "yesterday").error
     assert "title" in world.run("alert").error
+
+
+def test_the_same_alert_again_changes_nothing_and_another_one_is_refused(world: World) -> None:
+    """By options at another time as in a file, under one alert_id; what differs is named, and nothing more is written."""
+    alert_id = str(uuid.uuid4())
+    words = ("alert", "--alert-id", alert_id, "--quality", "0.95", "--topics", "a:0.3", "--title")
+    assert [world.run(*words, "Now").rows[0]["raised"] for _ in range(2)] == [True, False]
+    assert "raised before with the same content" in world.run(*words, "Now", human=True).text
+    document = {"alert_id": alert_id, "title": "Now", "body": "", "quality": 0.95, "topics": {"a": 0.3}}
+    assert world.run("alert", "-", given=lines(document, document)).rows[0]["raised"] is False
+    other = world.run(*words, "Later")
+    assert (other.code, f"title: alert {alert_id} was raised with another one" in other.error) == (2, True)
+    assert len(world.events(world.topics.alerts, alert_id)) == 1
+    fresh = {**document, "alert_id": str(uuid.uuid4())}
+    assert "line 2: priority" in world.run("alert", "-", given=lines(fresh, {**fresh, "priority": "high"})).error
+    assert world.events(world.topics.alerts, fresh["alert_id"]) == []
+
+
+def test_an_alert_that_would_reach_nobody_is_refused(world: World, read_model: psycopg.Connection[Any]) -> None:
+    """Without a quality above the gate, its own or its publication's, and with a publication that nobody knows."""
+    before = len(world.events(world.topics.alerts))
+    missing = world.run("alert", "--title", "x", "--priority", "high")
+    assert missing.code == 2
+    assert "would reach nobody" in missing.error
+    assert "--quality 0.95" in missing.error
+    assert "--publication" in missing.error
+    assert "line 2: quality" in world.run(
+        "alert", "-", given=lines({"title": "x", "body": "", "quality": 0.95}, {"title": "y", "body": ""})
+    ).error  # fmt: skip
+    assert "0.9 is too low" in world.run("alert", "--title", "x", "--quality", "0.9").error
+    assert "there is no publication" in world.run("alert", "--title", "x", "--publication", str(uuid.uuid4())).error
+    one = publication()
+    world.run("publish", "-", given=lines(one))
+    assert "not scored yet" in world.run("alert", "--title", "x", "--publication", one["publication_id"]).error
+    assert len(world.events(world.topics.alerts)) == before
+    project(read_model, world.events(world.topics.publications, one["publication_id"])[0])
+    assert world.run("alert", "--title", "x", "--publication", one["publication_id"]).code == 0
 
 
 def test_defines_newsletters_by_revision(world: World) -> None:
@@ -224,6 +275,34 @@ def test_subscribes_by_options_and_finds_by_address(world: World) -> None:
         assert keys.decrypt(first["subscriber_id"], "profile.name", events[0].value["name"]) == b"Ada"
 
 
+def test_says_what_a_registration_came_to(world: World) -> None:
+    """The zone and the newsletters that count, a newsletter that nobody defined, and that somebody known stays as they are."""
+    world.define_newsletter()
+    mail = ("--email", f"{uuid.uuid4().hex}@example.org")
+    new = world.run("subscribe", *mail, "--time-zone", "Asia/Tokyo", "--newsletters", "daily,dialy").rows[0]
+    assert (new["time_zone"], new["newsletters"], new["channels"]) == ("Asia/Tokyo", ["daily", "dialy"], ["email"])
+    assert new["unknown_newsletters"] == ["dialy"]
+    known = world.run("subscribe", *mail, "--time-zone", "Europe/London", human=True).text
+    assert "left unchanged" in known
+    assert "newswire prefer" in known
+    assert (
+        "There is no newsletter 'dialy'" in world.run("prefer", new["subscriber_id"], "--newsletters", "dialy", human=True).text
+    )
+    assert "unknown_newsletters" not in world.run("prefer", new["subscriber_id"], "--newsletters", "daily").rows[0]
+    left = world.run("unsubscribe", new["subscriber_id"], "--newsletter", "dialy").rows[0]
+    assert left["unknown_newsletters"] == ["dialy"]
+    one = person(newsletters=["dialy"])
+    assert world.run("subscribe", "--file", "-", given=lines(one)).rows[0]["unknown_newsletters"] == ["dialy"]
+
+
+def test_says_that_a_group_without_members_is_assigned_by_hand(world: World) -> None:
+    """The projections keep offsets in groups that nobody joins: they are neither empty nor short of members."""
+    group = f"{world.settings.topic_prefix}.projection.test"
+    assert ensure_first_offsets(world.settings, group, [world.topics.ticks])
+    (row,) = world.run("lag", "projection.test").rows
+    assert (row["state"], row["members"]) == ("assigned by hand", None)
+
+
 def test_makes_a_secret_for_a_webhook(world: World) -> None:
     """It is printed once, so that the receiver can be told."""
     row = world.run("subscribe", "--webhook-url", f"https://example.org/{uuid.uuid4().hex}").rows[0]
@@ -236,6 +315,7 @@ def test_imports_in_bulk_once(world: World) -> None:
     """A second import of the same file registers nobody; ids are those given, else by address; two batches work."""
     people = [person(**({"subscriber_id": str(uuid.uuid4())} if number % 2 else {})) for number in range(BATCH + 50)]
     text = lines(*people)
+    world.define_newsletter()
     assert world.run("subscribe", "--file", "-", given=text).rows == [{"registered": BATCH + 50, "known": 0}]
     assert world.run("subscribe", "--file", "-", given=text).rows == [{"registered": 0, "known": BATCH + 50}]
     registered = [e.key for e in world.events(world.topics.subscribers) if e.name == "SubscriberRegistered"]

@@ -13,7 +13,7 @@ import pytest
 
 from core.errors import InputError, Unavailable, WrongType
 from runtime.deadletters import dead_letter_sync
-from runtime.kafka import admin_client, end_offsets, partitions_of
+from runtime.kafka import Producer, admin_client, end_offsets, partitions_of
 from runtime.letters import Choice, Letter, LetterBox
 from schemas.admin import ensure_topics
 from schemas.partition import partition_for
@@ -139,6 +139,79 @@ def test_a_redriven_delivery_is_looked_at_like_any_other(sinks: World, box: Lett
     assert sandbox.counts("delivery_id") == {}
 
 
+def preference(sinks: World, subscriber_id: str) -> Record:
+    """The record of a subscriber who takes the newsletter again; every other preference stays as it is."""
+    others = dict.fromkeys(
+        ("time_zone", "language", "topics", "channels", "urgent_channels", "alerts", "quiet_hours", "paused_until",
+         "local_minute", "alerts_a_day", "tags")
+    )  # fmt: skip
+    now = datetime.now(UTC)
+    value = {"subscriber_id": subscriber_id, **others, "newsletters": ["daily"], "changed_at": now}
+    return sinks.codec.encode(sinks.topics.subscribers, "PreferencesChanged", value, key=subscriber_id, time=now)
+
+
+def leave(sinks: World, subscriber_id: str) -> None:
+    """Unsubscribe from the newsletter, and wait until the ledger bars it."""
+    sinks.change(
+        "SubscriberUnsubscribed", subscriber_id, kind="newsletter", newsletter_id="daily", delivery_id=None, via="page",
+        unsubscribed_at=datetime.now(UTC),
+    )  # fmt: skip
+    subject = f"sub:{subscriber_id}/nl:daily"
+    wait_for(lambda: sinks.ledger("SELECT 1 FROM ledger.barred WHERE subject = %s", subject), "the unsubscribe")
+
+
+@pytest.mark.parametrize("misplaced_by", [0, 1])
+def test_a_redrive_does_not_undo_what_a_subscriber_said_since(
+    sinks: World, box: LetterBox, sandbox: SandboxProcess, misplaced_by: int
+) -> None:
+    """An old preference is refused once its subscriber has left; the bar stays, and nothing is mailed."""
+    (request,) = sinks.requests(1, items=[sinks.publish()])
+    record = preference(sinks, request["subscriber_id"])
+    record = replace(record, partition=((record.partition or 0) + misplaced_by) % SHARDS)
+    letter = put_aside(sinks, box, record)
+    leave(sinks, request["subscriber_id"])
+    for options in ("--dry-run",), ():
+        (told,) = newswire(sinks, "dlq", "redrive", letter.id, "--reason", "The consumer was mended", *options, code=1)
+        assert told["answer"] == "refused"
+        assert "SubscriberUnsubscribed at " in told["detail"]
+    assert box.get([letter.id])[0].state == "open"
+    sinks.deliver([request])
+    wait_for(
+        lambda: sinks.states([request])[request["delivery_id"]] == [("DeliverySuppressed", "unsubscribed", 0)], "its suppression"
+    )
+    assert sandbox.counts("delivery_id") == {}
+
+
+def test_a_redrive_does_not_lift_a_later_stop(sinks: World, box: LetterBox) -> None:
+    """An old resume is refused once the same thing was stopped again; of a key that has no later event it is sent."""
+    topic = sinks.topics.controls
+
+    def change(control_id: str, action: str) -> Record:
+        now = datetime.now(UTC)
+        value = {"control_id": control_id, "action": action, "reason": "x", "changed_by": "ada", "changed_at": now}
+        return sinks.codec.encode(topic, "ControlChanged", value, key=control_id, time=now)
+
+    overtaken, alone = (put_aside(sinks, box, change(f"source/{name}", "resume")) for name in ("weekly", "monthly"))
+    sinks.produce_all([change("source/weekly", "stop")])
+    told = newswire(sinks, "dlq", "redrive", overtaken.id, alone.id, "--reason", "x", code=1)
+    assert [line["answer"] for line in told] == ["refused", "sent again"]
+    sinks.produce_all([change("source/weekly", "resume")])  # for the other tests
+
+
+def put_aside(sinks: World, box: LetterBox, record: Record) -> Letter:
+    """Write a dead letter as a consumer that cannot take a record does; the record stays in its place in the log.
+
+    No running consumer reads it: its value is no event. That of the letter is.
+    """
+    (offset,) = sinks.produce_all([replace(record, key=b"nobody", value=b"poison")])
+    now = datetime.now(UTC)
+    raw = Raw(record.topic, record.partition or 0, offset, record.key, record.value, record.headers, 0)
+    dead_letter_sync(sinks.producer, sinks.topics, raw, WrongType("no"), attempts=1, first_at=now, last_at=now)
+    return next(
+        one for one in box.find(Choice()) if one.place == (record.topic, record.partition, offset) and one.reason == "wrong_type"
+    )
+
+
 def test_what_would_be_refused_again_stays_open(sinks: World, box: LetterBox) -> None:
     """Bytes that are no event do not become one by waiting; they can be discarded, and stay on record."""
     letter = letter_for(sinks, box, Record(sinks.topics.deliveries("email", "bulk"), b"k", b"poison", (), 0))
@@ -207,6 +280,25 @@ def test_keeps_originals_of_other_topics_as_they_are(sinks: World, box: LetterBo
     assert [(letter.place[1:], letter.attempts, letter.first_at, letter.sealed) for letter in letters] == [
         ((1, 10 + number), 2, now, None) for number in range(3)
     ]
+
+
+def test_says_who_refused_and_discards_a_record_with_all_its_letters(sinks: World, box: LetterBox) -> None:
+    """Each process that refuses a record writes a letter; closing one closes them all, and those of other records stay."""
+    topic, now = sinks.topics.publications, datetime.now(UTC)
+    for offset in (50, 51):
+        for producer in (sinks.producer, Producer(sinks.settings, f"{sinks.settings.topic_prefix}.audience")):
+            raw = Raw(topic, 0, offset, b"k", b"poison", (), 0)
+            dead_letter_sync(producer, sinks.topics, raw, WrongType("no"), attempts=1, first_at=now, last_at=now)
+    mine = [line for line in newswire(sinks, "dlq", "list") if line["original"] in (f"{topic}/0@50", f"{topic}/0@51")]
+    own = sinks.producer.client_id.removeprefix(f"{sinks.settings.topic_prefix}.")
+    assert [line["refused_by"] for line in mine] == [own, "audience"] * 2
+    assert newswire(sinks, "dlq", "show", mine[1]["id"])[0]["refused_by"] == "audience"
+    told = newswire(sinks, "dlq", "discard", mine[1]["id"], "--dry-run")
+    assert {line["id"] for line in told} == {mine[0]["id"], mine[1]["id"]}
+    assert {line["answer"] for line in told} == {"would be discarded"}
+    newswire(sinks, "dlq", "discard", mine[1]["id"], "--reason", "Garbage")
+    assert [one.state for one in box.get([line["id"] for line in mine])] == ["discarded"] * 2 + ["open"] * 2
+    newswire(sinks, "dlq", "discard", mine[2]["id"], "--reason", "Garbage")
 
 
 def test_sends_one_record_once_although_each_of_its_consumers_wrote_a_letter(

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.engagement import Button, write_button
-from core.errors import SetupError
+from core.errors import SetupError, Unavailable
 from edge.callbacks.discord import public_key
 from edge.callbacks.routes import MESSAGE_BYTES, SNS_BYTES, Callbacks
 from edge.callbacks.sns import FETCHES, Sns
@@ -244,6 +244,34 @@ async def test_asks_amazon_for_few_certificates(edge: Edge) -> None:
         url = CERTIFICATE_URL.replace("0123456789abcdef", f"{number:016x}")
         assert await edge.sns(SIGNER.message(ses_event(), SigningCertURL=url)) == 503
     assert len(edge.internet.asked) == FETCHES
+
+
+async def test_a_flood_of_forged_addresses_does_not_keep_a_known_certificate_out() -> None:
+    """A day later the certificate is fetched again, although all that strangers may ask for is used up."""
+    clock, internet = Days(), Web(**{CERTIFICATE_URL: SIGNER.pem})
+    sns = Sns(Settings(sns_topics=TOPIC), internet.fetch, clock)
+    message = SIGNER.message(ses_event())
+    await sns.open(json.dumps(message).encode(), timedelta(days=9))
+    clock.passed += timedelta(days=1, seconds=1)
+    for number in range(FETCHES + 1):
+        url = CERTIFICATE_URL.replace("0123456789abcdef", f"{number:016x}")
+        with pytest.raises(Unavailable):
+            await sns.open(json.dumps(message | {"SigningCertURL": url}).encode(), timedelta(days=9))
+    assert await sns.open(json.dumps(message).encode(), timedelta(days=9)) == message
+    assert internet.asked.count(CERTIFICATE_URL) == 2
+
+
+class Days:
+    """A clock that is set on."""
+
+    def __init__(self) -> None:
+        self.passed = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return 1_000.0 + self.passed.total_seconds()
 
 
 async def test_refuses_an_expired_certificate_and_what_is_none(edge: Edge) -> None:

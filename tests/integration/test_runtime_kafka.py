@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -25,7 +26,9 @@ from runtime.kafka import (
     take,
 )
 from runtime.settings import Settings
+from schemas.codec import Codec
 from schemas.records import Event, Raw, Record
+from schemas.sources import FileSource
 from tests.fix_stack import Stack
 from tests.integration.runtime_events import World, subscriber, until, world_of
 
@@ -155,6 +158,36 @@ async def test_a_follower_skips_what_is_no_event_and_stops_at_a_bug(world: World
     with pytest.raises(ZeroDivisionError):
         await follower.wait_caught_up(10)
     assert isinstance(follower.failed(), ZeroDivisionError)
+    follower.stop()
+
+
+class _Away(FileSource):
+    """A registry that does not answer for a while."""
+
+    asked = 0
+    back = False
+
+    def schema_of(self, schema_id: int) -> dict[str, Any]:
+        """Return the schema once it is back."""
+        self.asked += 1
+        if not self.back:
+            raise Unavailable("the registry does not answer")
+        return super().schema_of(schema_id)
+
+
+async def test_a_follower_waits_for_the_registry(world: World) -> None:
+    """It neither ends nor passes the record over, and does not count as current meanwhile."""
+    applied, registry = _Applied(), _Away(world.topics)
+    world.send(world.opened(1))
+    codec = Codec(world.topics, registry)
+    follower = LogFollower(world.settings, [world.topics.engagements], applied, codec, name="test")
+    follower.start()
+    until(lambda: registry.asked >= 2, 60.0, what="a second question")
+    assert follower.failed() is None
+    assert follower.caught_up_at() == 0.0
+    registry.back = True
+    await follower.wait_caught_up(60)
+    assert len(applied.events) == 1
     follower.stop()
 
 

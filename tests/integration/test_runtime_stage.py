@@ -87,6 +87,7 @@ def test_poison_becomes_dead_letters_and_the_partition_moves_on(world: World) ->
         "trailing_bytes": dataclasses.replace(good, value=good.value + b"x"),
         "unknown_schema": dataclasses.replace(good, value=b"\0\0\0\0\1" + good.value[5:]),
         "wrong_partition": dataclasses.replace(good, partition=(good.partition + 1) % SHARDS),
+        "wrong_topic": dataclasses.replace(good, value=world.slot_due(1, "daily@1").value),
         "refused": world.opened(1, "refuse"),
     }
     world.send(good, *spoilt.values(), dataclasses.replace(good, value=b""), world.opened(1))
@@ -133,3 +134,10 @@ def test_a_bug_ends_the_process_before_the_acknowledgement(world: World) -> None
     (world.folder / "j.fixed").touch()
     world.start(WORKER, "plain", str(world.folder / "j"), NEWSWIRE_INSTANCE_ID="w")
     until(lambda: handled(world)[id_of(event)] == 1, what="the event")
+
+
+def test_a_client_that_has_given_up_its_group_ends_the_process(world: World) -> None:
+    """Its task for the group ended on an error of its own: without that it would stay up, and out of the group, for ever."""
+    worker = world.start(WORKER, "nowhere", str(world.folder / "j"))
+    assert worker.wait(60) == 70
+    assert b"Did we not perform bootstrap?" in (world.folder / f"{WORKER}.log").read_bytes()

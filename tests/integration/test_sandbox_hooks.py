@@ -49,7 +49,7 @@ async def status_of(http: aiohttp.ClientSession, address: str, body: bytes, head
 
 
 async def test_takes_what_is_signed(http: aiohttp.ClientSession, sandbox: SandboxProcess) -> None:
-    """The delivery id is the webhook-id; the inbox says that the signature is right."""
+    """The delivery id is the webhook-id; the inbox says that the signature is valid."""
     body = json.dumps({"type": "newswire.newsletter", "data": {"title": "Today", "n": 1}}).encode()
     assert await status_of(http, sandbox.url + "/hooks/reader-1", body, signed(body)) == 200
     assert sandbox.counts("delivery_id") == {"d1": 1}
@@ -70,7 +70,7 @@ async def test_answers_401_to_a_wrong_signature(http: aiohttp.ClientSession, san
     }[wrong]
     assert await status_of(http, sandbox.url + "/hooks/a", body, headers) == 401
     assert sandbox.counts()["webhook"] == 0
-    assert "signature is wrong" in sandbox.text("/?show=refused&m=1")
+    assert "signature is not valid" in sandbox.text("/?show=refused&m=1")
 
 
 async def test_a_name_has_a_secret_of_its_own(http: aiohttp.ClientSession, sandbox: SandboxProcess) -> None:

@@ -95,6 +95,6 @@ def test_keeps_as_many_bodies_as_it_is_told(tmp_path: Path) -> None:
             assert json.load(answer)["ok"]
     assert process.ask("/inbox/messages")["total"] == 2
     assert process.counts()["slack"] == 4
-    assert "The newest 2 messages are kept" in process.text("/")
+    assert "the newest 2 of 4 accepted messages" in process.text("/")
     assert "not kept any more" in process.text("/?m=1")
     process.stop()

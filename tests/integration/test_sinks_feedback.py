@@ -1,5 +1,6 @@
 """The feedback process on a real broker and PostgreSQL: notices become states by rank, addresses are suppressed in time."""
 
+import hmac
 import itertools
 import json
 import random
@@ -295,21 +296,33 @@ def test_disables_an_endpoint_that_is_gone(sinks: World, sandbox: SandboxProcess
 
 
 def test_disables_an_endpoint_that_fails_for_five_days(sinks: World, sandbox: SandboxProcess) -> None:
-    """Failing for five days and still: disabled. Failing since now: noted. Working again: forgotten."""
-    old, new, works = (hook(sinks, sandbox, name)[0] for name in ("fails-old", "fails-new", "works"))
-    for request in (old, works):
+    """Failing for five days and still, be its breaker open or not: disabled. Failing since now, or again after days without a
+    call: noted. Working again: forgotten."""
+    names = ("fails-old", "fails-open", "fails-new", "fails-again", "works")
+    old, open_, new, again, works = (hook(sinks, sandbox, name)[0] for name in names)
+    for request, last_h in ((old, 0), (open_, 0), (again, 72), (works, 0)):
         sinks.ledger(
-            "INSERT INTO ledger.failing_endpoints VALUES (%s, %s, now() - interval '5 days 1 s', now())",
-            address_mark(request["address"]).encode(), request["subscriber_id"],
+            "INSERT INTO ledger.failing_endpoints VALUES (%s, %s, now() - interval '5 days 1 s', now() - %s * interval '1 hour')",
+            address_mark(request["address"]).encode(), request["subscriber_id"], last_h,
         )  # fmt: skip
+    hashed = hmac.digest(
+        bytes.fromhex(sinks.settings.receipt_key), f"destination\x1fwebhook\x1f{sandbox.url}/hooks/fails-open".encode(), "sha256"
+    )
+    sinks.ledger(
+        "INSERT INTO ledger.breakers (channel, destination, state, reason, changed_at) VALUES ('webhook', %s, 'open', '', now())",
+        hashed.hex(),
+    )
     sandbox.fault("webhook", "error", only="fails")
     sink = sinks.start("webhook-bulk")
-    sinks.deliver([old, new, works])
-    (event,) = wait_for(lambda: unlinked(sinks, old["subscriber_id"]), "the channel to be unlinked")
-    assert event.value["reason"] == "disabled"
+    sink.wait_running()
+    sinks.deliver([old, open_, new, again, works])
+    for request in (old, open_):
+        (event,) = wait_for(lambda who=request["subscriber_id"]: unlinked(sinks, who), "the channel to be unlinked")
+        assert event.value["reason"] == "disabled"
     known = "SELECT subscriber_id::text, since > now() - interval '1 hour' FROM ledger.failing_endpoints"
-    wait_for(lambda: sinks.ledger(known) == [(new["subscriber_id"], True)], "the new one to be noted and the others forgotten")
-    assert unlinked(sinks, new["subscriber_id"]) == unlinked(sinks, works["subscriber_id"]) == []
+    noted = {(request["subscriber_id"], True) for request in (new, again)}
+    wait_for(lambda: set(sinks.ledger(known)) == noted, "the new ones to be noted and the others forgotten")
+    assert all(unlinked(sinks, request["subscriber_id"]) == [] for request in (new, again, works))
     assert sink.stop() == 0
 
 

@@ -197,16 +197,56 @@ def test_a_restart_in_an_outage_loses_nothing_and_begins_with_a_look(sinks: Worl
     assert set(sandbox.counts(provider="discord").values()) == {400}
 
 
+def test_a_breaker_is_said_to_be_open_no_longer_than_its_process_lives(sinks: World, start: Any, sandbox: SandboxProcess) -> None:
+    """The urgent sink's is open when it is killed; the bulk sink sends, and after a while the channel is said to be closed."""
+    alert = sinks.raise_alert()
+    urgent, bulk = start("slack-urgent"), start("slack-bulk")
+    urgent.wait_running()
+    bulk.wait_running()
+    before = len(controls(sinks, "slack"))
+    sandbox.fault("slack", "error")
+    addresses = [f"C{time.monotonic_ns() % 10**9:09d}{number}" for number in range(8)]
+    sinks.deliver(sinks.requests(8, addresses, channel="slack", lane="urgent", **alert))
+    wait_for(lambda: (False, "open") in controls(sinks, "slack")[before:], "the breaker to open")
+    urgent.kill()
+    sandbox.ask("/control/faults", method="DELETE")
+    requests = slack(sinks, 40)
+    sinks.deliver(requests)
+    wait_for(lambda: settled(sinks, requests), "the bulk sink to send")
+    state = "SELECT state FROM ledger.breakers WHERE channel = 'slack' AND destination = ''"
+    wait_for(lambda: sinks.ledger(state) == [("closed",)], "the breaker to be closed")
+    assert controls(sinks, "slack")[-1] == (False, "closed")
+
+
+def test_a_chat_channel_gets_its_rate_from_both_lanes_together(sinks: World, start: Any, sandbox: SandboxProcess) -> None:
+    """26 messages to one Slack channel: five at once and one a second, whoever sends them. A slow machine takes longer only."""
+    alert = sinks.raise_alert()
+    for lane in ("urgent", "bulk"):
+        start(f"slack-{lane}", NEWSWIRE_RATES="on").wait_running()
+    address = f"C{time.monotonic_ns() % 10**9:09d}"
+    urgent = sinks.requests(10, [address] * 10, channel="slack", lane="urgent", **alert)
+    bulk = sinks.requests(16, [address] * 16, channel="slack", items=[sinks.publish()])
+    sinks.deliver([*urgent, *bulk])
+    wait_for(lambda: settled(sinks, urgent), "the alerts to be sent")
+    wait_for(lambda: settled(sinks, bulk), "the newsletters to be sent")
+    came = arrivals(sandbox.lines(), [*urgent, *bulk], "accepted")
+    assert len(came) == 26
+    took_s = (came[-1] - came[0]).total_seconds()
+    print(f"26 messages of two lanes to one channel in {took_s:.1f} s")
+    assert took_s >= 17.0, "one lane alone needs 11 s"
+
+
 def test_a_failing_endpoint_parks_only_its_own(sinks: World, start: Any, sandbox: SandboxProcess) -> None:
     """A webhook that fails: its deliveries are parked and burn no attempts, others go at once, and it recovers."""
     sandbox.fault("webhook", "error", only="down")
     start("webhook-bulk").wait_running()
     down, well = hooks(sinks, sandbox, "down", 40), hooks(sinks, sandbox, "well", 40)
-    sinks.deliver([one for pair in zip(down, well, strict=True) for one in pair])
+    sinks.deliver(down[:4])
+    wait_for(lambda: (True, "open") in controls(sinks, "webhook"), "its breaker to open")
+    sinks.deliver([one for pair in zip(down[4:], well[4:], strict=True) for one in pair] + well[:4])
     wait_for(lambda: settled(sinks, well), "the others to be sent")
     parked = "SELECT count(*) FROM ledger.deliveries WHERE channel = 'webhook' AND state = 'retry'"
     wait_for(lambda: sinks.ledger(parked) == [(40,)], "its own to be parked")
-    assert (True, "open") in controls(sinks, "webhook")
     assert (False, "open") not in controls(sinks, "webhook")
     reasons = dict(
         sinks.ledger("SELECT reason, count(*) FROM ledger.deliveries WHERE state = 'retry' AND channel = 'webhook' GROUP BY 1")

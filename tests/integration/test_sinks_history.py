@@ -1,6 +1,7 @@
 """The ledger's memory: timelines, giving deliveries back, and retiring days; on real PostgreSQL, Kafka and sink processes."""
 
 import json
+import shlex
 import subprocess
 import sys
 import uuid
@@ -272,6 +273,27 @@ def test_adds_what_others_know_of_a_delivery(sinks: World) -> None:
     )  # fmt: skip
     (shown,) = newswire(sinks, "delivery", "show", delivery_id)
     assert [(step["what"], step.get("reason")) for step in shown["timeline"]][-1] == ("recall edited", "pub:p")
+
+
+def test_a_held_delivery_says_what_holds_it_and_the_command_that_it_names_lets_it_go(
+    sinks: World, ses: Process, sandbox: SandboxProcess
+) -> None:
+    """Stopped, shown, resumed by what is shown, and let go by the guard."""
+    newswire(sinks, "stop", "channel", "email", "--reason", "a test")
+    (request,) = sinks.requests(1, items=[sinks.publish()])
+    wait_for(lambda: sinks.ledger("SELECT 1 FROM ledger.barred WHERE subject = 'stop:ch:email'"), "the stop to be known")
+    sinks.deliver([request])
+    wait_for(lambda: row_of(sinks, request).get("reason") == "stopped", "it to be held")
+    (shown,) = newswire(sinks, "delivery", "show", request["delivery_id"])
+    (said,) = shown["waits_for"]
+    assert said.startswith("It is held by the stop of channel email")
+    program, *command = shlex.split(said.split("`")[-2])
+    assert (program, command[0]) == ("newswire", "resume")
+    newswire(sinks, *command)
+    guard = sinks.start("guard")
+    wait_for_state(sinks, request, "sent")
+    assert newswire(sinks, "delivery", "show", request["delivery_id"])[0]["waits_for"] == []
+    assert guard.stop() == 0
 
 
 def test_two_who_give_a_delivery_back_at_once_do_it_once(sinks: World) -> None:

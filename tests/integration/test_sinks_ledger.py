@@ -14,6 +14,8 @@ from runtime.settings import Settings
 from sinks.consent import address_mark
 from sinks.delivery import Delivery
 from sinks.ledger import Ledger, Pool, Result, open_pool
+from sinks.statements import DUE, EXPIRE, GIVE_BACK, UNREPORTED
+from sinks.unknown import TAKE
 from tests.fix_stack import Stack
 from tests.sinks_kit import delivery, ledger_database
 
@@ -275,6 +277,28 @@ async def test_leaves_parked_deliveries_while_consent_is_behind_or_they_are_not_
     assert len(await ledger.claim_due(10)) == 1
 
 
+async def test_counts_how_often_a_delivery_was_parked_after_a_call(ledger: Ledger, database: Database) -> None:
+    """Neither calls that are made again at once nor what was not called for count; given back by hand, it begins anew."""
+    one = delivery()
+    await claimed(ledger, one)
+    rounds = []
+    for uncalled in (False, True, False):
+        one.attempt = database.row(one)["attempt"]
+        if not uncalled:
+            await ledger.begin_attempt([one], 100.0, again=True)
+        await ledger.write_outcomes([Result(one, "retry", "throttled", uncalled=uncalled)])
+        rounds += [p.rounds for p in await ledger.claim_due(10)]
+    assert rounds == [1, 1, 2]
+    one.attempt = database.row(one)["attempt"]
+    await ledger.write_outcomes([Result(one, "failed", "attempts_exhausted")])
+    values = {
+        "days": [one.day], "ids": [one.uuid], "attempts": [one.attempt], "states": ["failed"], "requests": [b"request"],
+        "by": "x", "why": "x",
+    }  # fmt: skip
+    assert len(await ledger.rows(GIVE_BACK, values)) == 1
+    assert [p.rounds for p in await ledger.claim_due(10)] == [0]
+
+
 async def test_gives_a_claim_back_without_counting_an_attempt(ledger: Ledger) -> None:
     """Released before any call: due at once, and the next claim is the first attempt."""
     one = delivery()
@@ -338,3 +362,25 @@ async def test_keeps_any_text_as_it_is(ledger: Ledger, database: Database, text:
     one = delivery(source_id=text, newsletter_id=text)
     await claimed(ledger, one, delivery())
     assert (database.row(one)["source_id"], database.row(one)["newsletter_id"]) == (text, text)
+
+
+@pytest.mark.parametrize(
+    ("statement", "bound"),
+    [(EXPIRE, "lease_until < "), (UNREPORTED, "outcome_at < "), (DUE, "next_attempt_at <= "), (TAKE, "<= $")],
+    ids=["ended leases", "unreported", "due", "unknown"],
+)
+async def test_a_sweep_reads_only_what_its_time_has_come_for(
+    ledger: Ledger, settings: Settings, statement: str, bound: str
+) -> None:
+    """The time bounds the index: what is held for days, however much it is, costs the sweeps of every two seconds nothing."""
+    await ledger.ensure_days(datetime.now(UTC).date())
+    values = {
+        "channel": "email", "lane": "bulk", "limit": 500, "older_than_s": 6.0, "owner": uuid.uuid4(), "lease_s": 9.0,
+        "lag_s": 2.0, "again_s": 30.0, "settled_s": 15.0,
+    }  # fmt: skip
+    with psycopg.connect(settings.ledger_database_url, cursor_factory=psycopg.ClientCursor) as connection:
+        connection.execute("SET enable_seqscan = off")
+        plan = [line for (line,) in connection.execute(f"EXPLAIN (COSTS OFF) {statement}".encode(), values)]
+    conditions = [line for line in plan if "Index Cond" in line and "channel = " in line]
+    assert conditions
+    assert all(bound in line for line in conditions), conditions[0]

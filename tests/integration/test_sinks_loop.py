@@ -69,6 +69,7 @@ def test_sends_a_newsletter_and_reports_it(sinks: World, ses: Process, sandbox: 
     headers = dict(map(tuple, message["body"]["headers"]))
     assert headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert headers["List-Unsubscribe"].startswith("<http://127.0.0.1:8090/u/")
+    assert "A résumé." in message["body"]["text"]
     assert message["body"]["tags"]["subscriber_id"] in {r["subscriber_id"] for r in requests}
     rows = sinks.ledger(
         "SELECT count(*), count(receipt), count(receipt_hash), count(reported_at) FROM ledger.deliveries WHERE state = 'sent'"

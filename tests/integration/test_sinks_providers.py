@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook as Verifier
 
+from core.errors import SetupError
 from core.outcomes import Dead, Retry, Sent, Unknown
 from runtime.settings import Settings
 from sinks.addresses import DENIED
@@ -163,7 +164,8 @@ async def test_signs_every_attempt_of_a_webhook_under_the_same_id() -> None:
 )
 async def test_never_connects_to_a_private_address(host: str) -> None:
     """https to a name or literal that ends on this machine or network is refused before a byte is sent, also when live."""
-    async with opened("webhook", settings("http://127.0.0.1:1", live=True, allow_list="*")) as provider:
+    live = settings("http://127.0.0.1:1", live=True, allow_list="*", webhook_allow_http_loopback=False)
+    async with opened("webhook", live) as provider:
         one = prepared(provider, json.dumps({"url": f"https://{host}:1/x", "secret": SECRET}))
         assert await provider.call([one]) == [Dead("invalid_address")]
 
@@ -180,13 +182,17 @@ async def test_speaks_plain_http_to_this_machine_only_and_only_when_allowed() ->
     assert len(DENIED) > 25
 
 
+def test_webhooks_are_not_for_real_and_to_this_machine_at_once() -> None:
+    """With both, a subscriber's http address of this machine would be called: https only holds whenever it is for real."""
+    with pytest.raises(SetupError, match="NEWSWIRE_WEBHOOK_ALLOW_HTTP_LOOPBACK are both on"):
+        Webhook(settings("http://127.0.0.1:1", live=True))
+
+
 @pytest.mark.parametrize(
     ("make", "url_setting"), [(Ses, "ses_endpoint_url"), (Slack, "slack_base_url"), (Discord, "discord_base_url")]
 )
 def test_a_real_provider_needs_live(make: Callable[[Settings], Provider], url_setting: str) -> None:
     """The sandbox's address removed: SetupError, which names the variable."""
-    from core.errors import SetupError
-
     with pytest.raises(SetupError, match=url_setting.upper()):
         make(replace(settings("http://127.0.0.1:1"), **{url_setting: ""}))
     assert uuid.UUID(prepared(make(settings("http://x")), "x").message.delivery.uuid)

@@ -133,12 +133,18 @@ def test_sends_again_for_a_newsletter_that_asks_for_it(sinks: World, sandbox: Sa
     assert ("retry", "unresolved") in [(entry["state"], entry.get("reason")) for entry in history]
 
 
-def test_sends_an_alert_again_that_stays_unknown(sinks: World, sandbox: SandboxProcess) -> None:
-    """An alert twice is better than none; that it was sent again is on record."""
+def test_an_alert_that_stays_unknown_is_sent_again_unless_it_says_otherwise(sinks: World, sandbox: SandboxProcess) -> None:
+    """An alert twice is better than none, and that it was sent again is on record; its source may want it held."""
     urgent = sinks.start("ses-urgent")
-    sandbox.fault("ses", "drop_after_accept", count=1)
-    request = deliver(sinks, sandbox, "email", lane="urgent", **sinks.raise_alert())
-    assert reports(sinks, request, 2) == [UNKNOWN, AGAIN]
+    for policy in None, "hold":
+        sandbox.fault("ses", "drop_after_accept", count=1)
+        request = deliver(sinks, sandbox, "email", lane="urgent", **sinks.raise_alert(on_unknown=policy))
+        if policy is None:
+            assert reports(sinks, request, 2) == [UNKNOWN, AGAIN]
+            continue
+        assert reports(sinks, request, 1) == [UNKNOWN]
+        wait_for(lambda: row(sinks, request, "check_at = 'infinity'") == (True,), "the delivery to be held")  # noqa: B023
+        assert sandbox.counts("delivery_id")[request["delivery_id"]] == 1
     assert urgent.stop() == 0
 
 

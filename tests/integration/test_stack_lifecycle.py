@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from deploy.stack import artifacts, orphans, tools, training
@@ -104,6 +105,17 @@ def test_addresses_of_the_stack_itself_are_no_own_servers(home: Home) -> None:
         assert "own server" not in home.run("up", "--only", "infra")
     finally:
         home.environ = {name: value for name, value in home.environ.items() if name not in OWN_SERVERS}
+
+
+def test_dump_prints_what_is_on_disk(home: Home) -> None:
+    """`bin/kafka dump TOPIC PARTITION` reads the segments of this stack's own broker."""
+    producer = Producer({"bootstrap.servers": home.address("KAFKA_BOOTSTRAP_SERVERS")})
+    producer.produce("kept", b"as it lies on disk")
+    assert producer.flush(60) == 0
+    environ = home.environ | {"NEWSWIRE_HOME": str(home.layout.home)}
+    command = [ROOT / "bin" / "kafka", "dump", "kept", "0"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
+    assert "as it lies on disk" in done.stdout, done.stderr
 
 
 def test_killed_broker_comes_back_with_its_topics(home: Home) -> None:

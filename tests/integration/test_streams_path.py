@@ -1,5 +1,6 @@
 """The stages on real Kafka: from a submission, an alert or a tick to deliveries, with each stage killed in between."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -50,6 +51,7 @@ def tick(world: World, name: str, slot: datetime | None = None) -> str:
     slot = slot or slot_now()
     done = world.command("tick", name, "--slot", f"{slot:%Y-%m-%dT%H:%MZ}")
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["taken_before"] is False
     return newsletter_source_id(name, slot)
 
 
@@ -76,7 +78,8 @@ def test_a_publication_becomes_a_newsletter(world):
     assert all(len(event.value["items"]) == 3 for event in found)
     population, chosen, gated, rest = accounted(world, source_id)
     assert (chosen, population) == (12, chosen + gated + rest)
-    tick(world, name, datetime.fromisoformat(source_id.split("@")[1]))
+    again = world.command("tick", name, "--slot", source_id.split("@")[1])
+    assert json.loads(again.stdout)["taken_before"] is True
     world.settled("audience", "newsletters", "fanout-bulk")
     assert len(world.deliveries(source_id)) == 12
     assert len(world.decisions(source_id)) == 4
@@ -90,10 +93,13 @@ def test_an_alert_reaches_the_matching_subscribers(world):
     alert_id = world.raise_alert(topics=topics(topic))
     world.wait(lambda: world.expanded(alert_id), "deliveries")
     assert sorted(event.value["subscriber_id"] for event in world.deliveries(alert_id)) == sorted(ids)
+    mine = lambda: [raw for raw in raws_of(world, world.topics.dead_letters(world.topics.alerts)) if raw.key == alert_id.encode()]  # noqa: E731
     world.raise_alert(alert_id, topics=topics(topic), raised_at=datetime(2026, 1, 1, tzinfo=UTC))
-    dead = world.topics.dead_letters(world.topics.alerts)
     world.settled("audience")
-    assert any(dict(raw.headers).get("dlq.reason") for raw in raws_of(world, dead))
+    assert not mine(), "the same alert, said again later"
+    world.raise_alert(alert_id, topics=topics(topic), title="Another")
+    world.settled("audience")
+    assert [dict(raw.headers)["dlq.detail"].startswith(b"AlertRaised.title") for raw in mine()] == [True]
     assert len(world.decisions(alert_id)) == 2
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from core.errors import EventRefused, InputError
+from edge.publishing import publish
 from runtime.directory import read_address, read_profile, registration_drafts
 from runtime.documents import event_value, read_documents
 
+ROOT = Path(__file__).parents[2]
 AT = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 SUBSCRIBER = "0b5f8a3e-6f3e-4b64-9a39-0c8a3a6b0001"
 PUBLICATION: dict[str, Any] = {
@@ -189,3 +191,11 @@ def test_a_webhooks_secret_is_checked_as_the_sink_reads_it() -> None:
                     {"secret": good, "previous_secret": 5}):  # fmt: skip
         with pytest.raises(InputError, match="whsec_"):
             read_address("webhook", {"url": url, **secrets})
+
+
+def test_the_sample_publication_is_one() -> None:
+    """The file that the README publishes; the example in the command's help is the same form."""
+    sample = read_documents(str(ROOT / "deploy/samples/publications.jsonl"), io.StringIO())
+    assert [event_value("PublicationSubmitted", one.fields)["revision"] for one in sample] == [1]
+    shown = publish.epilog.partition("such as")[2] if publish.epilog else ""
+    assert event_value("PublicationSubmitted", json.loads(shown))["language"] == "en"

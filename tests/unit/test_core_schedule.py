@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from core.schedule import due, falls_somewhere, is_slot, local_slots, zone, zone_names
+from core.schedule import due, falls_somewhere, is_slot, local_slots
+from core.zones import zone, zone_names
 
 
 def at(text: str) -> datetime:

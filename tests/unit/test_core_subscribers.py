@@ -8,7 +8,8 @@ import pytest
 from core.errors import EventRefused
 from core.ids import chunk_of
 from core.names import CHANNELS
-from core.subscribers import SubscriberTable, check_subscriber_event, subscriber_key
+from core.rules import validate
+from core.subscribers import SubscriberTable, subscriber_key
 from tests.unit.deciding_samples import (
     NOW,
     erased,
@@ -125,7 +126,7 @@ def test_quiet_hours_may_span_midnight():
 def test_an_event_that_breaks_a_rule_is_refused_by_field_and_changes_nothing(event, field):
     """The check names the field, and the fold agrees with it."""
     with pytest.raises(EventRefused) as refused:
-        check_subscriber_event(event.name, event.value)
+        validate(event.name, event.value)
     assert refused.value.field == field
     table = fold(SubscriberTable(), reader(BEN))
     before = table.dump()

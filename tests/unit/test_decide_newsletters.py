@@ -235,7 +235,7 @@ def test_rule_3_the_first_copy_of_a_chunk_is_the_one_that_counts():
 def test_alone_and_in_a_batch_give_the_same_answer():
     """Each person's issue is the same whether decided with a thousand others or explained alone, and in any order of folding."""
     names = [f"t{number}" for number in range(40)]
-    people = [reader(person(n), topics=topics(*names[n % 40 :][:3], names[n * 7 % 40])) for n in range(300)]
+    people = [reader(person(n), topics=topics(*{*names[n % 40 :][:3], names[n * 7 % 40]})) for n in range(300)]
     content = [available(n, *{names[n % 40], names[n * 3 % 40], names[n * 11 % 40]}) for n in range(120)]
     state = fold(NewsletterState(), people, content)
     together = decide(state)

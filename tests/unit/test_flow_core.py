@@ -181,7 +181,7 @@ def test_a_pace_waits_as_long_as_its_destination_asks() -> None:
 def test_waits_are_never_shorter_than_asked_and_grow(channel: str, lane: str) -> None:
     """The provider's own delay is the floor, with at most a tenth on top of it; the steps grow and the last one repeats."""
     schedule = SCHEDULES[channel, lane]
-    steps = [long_wait_s(schedule, attempt, 0.0, highest) for attempt in range(1, 30)]
+    steps = [long_wait_s(schedule, time, 0.0, highest) for time in range(1, 30)]
     assert steps == sorted(steps)
     assert steps[-1] == schedule.long_s[-1] * schedule.jitter[1]
     assert long_wait_s(schedule, 1, 100_000.0, lowest) == 100_000.0
@@ -192,7 +192,8 @@ def test_waits_are_never_shorter_than_asked_and_grow(channel: str, lane: str) ->
 
 
 def test_webhooks_follow_the_standard_schedule() -> None:
-    """Standard Webhooks: 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h, +-20 %."""
+    """Standard Webhooks: 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h, +-20 %, and no other tries in between."""
+    assert SCHEDULES["webhook", "bulk"].short_s == ()
     steps = [long_wait_s(SCHEDULES["webhook", "bulk"], n, 0.0, lambda low, high: (low + high) / 2) for n in range(1, 10)]
     assert steps == [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400]
     assert long_wait_s(SCHEDULES["webhook", "bulk"], 2, 0.0, lowest) == pytest.approx(240)

@@ -180,6 +180,18 @@ def test_fragments_are_rendered_once_for_all_subscribers() -> None:
     assert len(cache) == 2
 
 
+def test_items_that_are_shared_are_counted_for_each_message() -> None:
+    """What is put together from shared items has the size that it would have had rendered anew, and keeps to the limits."""
+    cache = FragmentCache()
+    for count in (1, 3, 8, 20):
+        items = tuple(IssueItem(content(n, title=f"Ergebnis 😀 {n} " + "t" * 200), f"topic:{n}") for n in range(count))
+        for _ in range(2):
+            assert slack.newsletter_blocks(issue(items=items), cache) == slack.newsletter_blocks(issue(items=items))
+            assert discord.newsletter_embeds(issue(items=items), cache) == discord.newsletter_embeds(issue(items=items))
+        assert slack.characters(slack.newsletter_blocks(issue(items=items), cache)[1]) <= slack.MAX_TOTAL
+        assert discord.characters(discord.newsletter_embeds(issue(items=items), cache)) <= discord.MAX_TOTAL
+
+
 def test_fragment_cache_is_bounded() -> None:
     """The least recently used fragment goes first."""
     cache = FragmentCache(max_entries=3)

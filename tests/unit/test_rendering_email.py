@@ -182,3 +182,23 @@ def test_fragments_are_shared_between_reasons() -> None:
 def test_an_entry_is_small() -> None:
     """Ten items are about 17 kB of data: the layout is not among them."""
     assert len(json.dumps(newsletter_entry(issue(10)))) < 25_000
+
+
+def test_an_alert_says_so_in_its_subject() -> None:
+    """When it is critical; its mail names who sent it, and times are in UTC to the minute in every language."""
+    message = alert_email(alert(postal_address="1 Example Street, Berlin"))
+    assert message.subject == "Critical alert: Release withdrawn"
+    assert "1 Example Street, Berlin" in message.html
+    assert "1 Example Street, Berlin" in message.text
+    assert "Nov 21, 2026, 08:30 UTC" in message.text
+    assert alert_email(alert(priority="high")).subject == "Release withdrawn"
+    german = alert_email(alert(language="de"))
+    assert german.subject == "Dringende Meldung: Release withdrawn"
+    assert "21.11.2026, 08:30 UTC" in german.text
+
+
+def test_every_item_can_be_read_on_and_reasons_do_not_look_like_links() -> None:
+    """One link of its own an item besides its title; the reason has the colour of the text around it."""
+    message = newsletter_email(issue(3))
+    assert message.html.count("Read it") == 3
+    assert re.search(r'<p class="muted"[^>]*>You follow hep-ph', message.html)

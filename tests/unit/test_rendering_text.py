@@ -39,8 +39,9 @@ def test_escaped_text_fits_after_escaping(text: str, limit: int, escape: object)
 
 
 def test_shortens_at_a_word() -> None:
-    """A cut falls between words, without a stray comma before the ellipsis."""
+    """A cut falls between words, without a stray comma or full stop before the ellipsis."""
     assert shorten("one two, three four", 11) == "one two…"
+    assert shorten("one two. Three four", 12) == "one two…"
 
 
 @pytest.mark.parametrize("sign", ["👩‍👩‍👧‍👦", "🏳️‍🌈", "👍🏽", "🇩🇪", "e\u0301"])

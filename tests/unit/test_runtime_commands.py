@@ -57,6 +57,20 @@ def test_tables_are_for_people_or_for_programs(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("columns", ["40", "150"])
+def test_a_table_is_as_wide_as_columns_says_and_ids_stay_whole(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Text is folded to the width; an id stays on one line to be copied, and a number whole, though the table be wider then."""
+    monkeypatch.setenv("COLUMNS", columns)
+    one, slot = "0b5f8a3e-6f3e-4b64-9a39-0c8a3a6b0001", "daily@2026-11-22T09:00Z"
+    Output().table("T", ["id", "source", "count", "detail"], [(one, slot, 123456, "many words " * 30)])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(one in line and slot in line and "123,456" in line for line in lines)
+    widths = {len(line) for line in lines[1:]}
+    assert widths == ({150} if columns == "150" else {len(one) + len(slot) + len("123,456") + 12 + 4 * 3 + 1})
+
+
 def test_progress_is_not_shown_to_programs(capsys: pytest.CaptureFixture[str]) -> None:
     """A pipe gets results only."""
     with Output().progress(10, "Work") as done:

@@ -9,9 +9,8 @@ import pytest
 from core.errors import SetupError
 from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
 from runtime.settings import Settings
-from schemas.topics import Topics
 from sinks.flight import Flight
-from sinks.flow import DESTINATION_OPEN, RATE, Flow, rates_apply, warming
+from sinks.flow import DESTINATION_FAILING, DESTINATION_OPEN, RATE, SUSPECTS, Flow, rates_apply, warming
 from sinks.flow_store import Noted
 from sinks.provider import PROVIDER_ERROR, THROTTLED, Message, Prepared, Sender
 from tests.sinks_kit import delivery, issue
@@ -60,9 +59,7 @@ class Bench:
         self.clock, self.flight = VirtualClock(), Flight(100)
         self.flight.offsets.assign(0)
         own = Settings(**{"receipt_key": KEY, "shards": 1, **settings})
-        self.flow = Flow(
-            own, Store(*noted), Anyone(), None, Topics(), None, self.flight, self.clock, channel=channel, lane="bulk"  # type: ignore[arg-type]
-        )  # fmt: skip
+        self.flow = Flow(own, Store(*noted), Anyone(), self.flight, self.clock, channel=channel, lane="bulk")  # type: ignore[arg-type]
 
     def to(self, address: str, sender: str = "news@newswire.example") -> Prepared:
         """A message to an address."""
@@ -143,6 +140,22 @@ async def test_an_endpoint_that_fails_parks_its_own_only() -> None:
     assert isinstance(bench.flow.judge(bench.to("down").message), Retry)
     bench.flow.answered([look], [Sent("x")], 0, bench.clock.at_s)
     assert not bench.flow.by_destination, "all is forgotten"
+
+
+async def test_destinations_that_failed_of_late_have_a_share_of_the_calls_only() -> None:
+    """Hundreds of endpoints that hung once: so many may hang again at a time, the others are parked, and new ones go."""
+    bench = Bench("webhook")
+    failed = [bench.to(f"endpoint-{number}") for number in range(10 * SUSPECTS)]
+    bench.flow.answered(failed, [Unknown("answer_lost")] * len(failed), 0, bench.clock.at_s)
+    again = [bench.to(one.message.address) for one in failed]
+    turns = [bench.flow.judge(one.message) for one in again]
+    assert turns[:SUSPECTS] == [0.0] * SUSPECTS
+    assert {turn.reason for turn in turns[SUSPECTS:] if isinstance(turn, Retry)} == {DESTINATION_FAILING}
+    assert bench.flow.judge(bench.to("well").message) == 0.0
+    bench.flow.answered(again[:1], [Sent("x")], 0, bench.clock.at_s)
+    bench.flow.dropped(again[1].message.delivery.delivery_id)
+    more = [bench.flow.judge(one.message) for one in again[SUSPECTS:]]
+    assert more.count(0.0) == 2, "as many as have ended"
 
 
 async def test_what_was_open_before_a_restart_is_looked_at_first() -> None:

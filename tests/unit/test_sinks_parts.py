@@ -1,5 +1,6 @@
 """The pure parts of the sinks: offsets, grouping, deliveries, guards, tables."""
 
+import asyncio
 import uuid
 from collections.abc import Hashable
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from sinks.offsets import Offsets
 from sinks.provider import Message, Provider, Sender, allowed, retry_after_s
 from sinks.registry import PROVIDERS
 from sinks.ses import refusal
+from sinks.settle import gather
 from sinks.statements import literal, text_literal
 from sinks.webhook import parse_endpoint
 from tests.sinks_kit import delivery, issue, prepared, request
@@ -117,6 +119,15 @@ def test_keeps_the_order_of_one_subscriber_across_groups() -> None:
     assert names(made) == [["a2"], ["b1"], ["b2"]]
 
 
+async def test_a_whole_batch_waits_for_nothing_more() -> None:
+    """What comes one by one waits for company; once as many are there as fit, they go, however long the wait may be."""
+    queue: asyncio.Queue[int] = asyncio.Queue()
+    for number in range(4):
+        queue.put_nowait(number)
+    assert await asyncio.wait_for(gather(queue, 3, linger_s=3_600.0), 60.0) == [0, 1, 2]
+    assert await asyncio.wait_for(gather(queue, 3, linger_s=0.01), 60.0) == [3]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -161,7 +172,8 @@ def test_real_recipients_must_be_on_the_allow_list() -> None:
     ("text", "seconds"),
     [("3", 3.0), ("0.5", 0.5), ("Sun, 22 Nov 2026 09:00:30 GMT", 30.0), ("Sun, 22 Nov 2026 08:00:00 GMT", 0.0), ("soon", 1.0),
      (None, 1.0),
-     ("99999999", 86_400.0), ("-5", 1.0), ("Sun, 22 Nov 2026 09:00:30", 1.0)],
+     ("99999999", 86_400.0),
+     ("9999999999", 86_400.0), ("9" * 400 + ".12345678", 86_400.0), ("-5", 1.0), ("Sun, 22 Nov 2026 09:00:30", 1.0)],
 )  # fmt: skip
 def test_reads_retry_after(text: str | None, seconds: float) -> None:
     """A number or a date; what cannot be read is a second, what is beyond a day is a day."""
@@ -173,7 +185,8 @@ DENIED = [
     "192.88.99.1",
     "192.168.1.1", "198.19.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1",
     "::7f00:1",
-    "::ffff:127.0.0.1", "::ffff:8.8.8.8", "64:ff9b::a00:1", "64:ff9b:1::1", "100::1", "2001::1", "2001:db8::1", "2002:a00:1::",
+    "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::ffff:0:127.0.0.1",
+    "64:ff9b::a00:1", "64:ff9b:1::1", "100::1", "2001::1", "2001:db8::1", "2002:a00:1::",
     "3fff::1",
     "5f00::1", "fc00::1", "fd12::1", "fe80::1%eth0", "fec0::1", "ff02::1", "not an address",
 ]  # fmt: skip
@@ -211,7 +224,8 @@ SES_ERRORS: list[tuple[str, str, int, int, Outcome]] = [
     ("SendingPausedException", "", 400, 50, Retry(60.0, "account")),
     ("MailFromDomainNotVerifiedException", "", 400, 50, Retry(60.0, "account")),
     ("NotFoundException", "", 404, 50, Retry(60.0, "account")),
-    ("MessageRejected", "", 400, 50, Dead("rejected")),
+    ("MessageRejected", "", 400, 50, Retry(0.0, "bad_request")),
+    ("MessageRejected", "", 400, 1, Dead("rejected")),
     ("BadRequestException", "", 400, 50, Retry(0.0, "bad_request")),
     ("BadRequestException", "", 400, 1, Dead("rejected")),
     ("UnrecognizedClientException", "", 403, 50, Retry(60.0, "account")),

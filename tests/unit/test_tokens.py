@@ -1,5 +1,6 @@
 """Tokens in links: what was signed is read back, anything else is refused with its reason."""
 
+import base64
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -8,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import SetupError
-from runtime.tokens import BadToken, TokenClaims, TokenKeys, make_unsubscribe_token, names_delivery, read_token
+from runtime.tokens import (
+    BadToken,
+    TokenClaims,
+    TokenKeys,
+    make_unsubscribe_token,
+    names_delivery,
+    read_token,
+    unverified_claims,
+)
 
 NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 KEYS = TokenKeys.parse(f"k1:{'ab' * 32}, k0:{'cd' * 32}")
@@ -123,3 +132,22 @@ def test_a_message_is_known_by_the_link_in_it() -> None:
     for nothing in ("", "https://edge.example/u/short", "https://edge.example/u/" + "!" * 90, token()):
         assert not names_delivery(nothing, DELIVERY)
         assert not names_delivery(nothing, None)
+
+
+def test_says_what_a_link_is_of_without_a_key() -> None:
+    """The same claims as with the key, whoever signed it; a text without a link of ours, or with half of one, says nothing."""
+    text = f"[Unsubscribe](https://edge.example/u/{token()}) and so on"
+    assert unverified_claims(text) == read_token(KEYS, token(), NOW)
+    alert = f"/u/{'A' * 80} https://edge.example/u/{token(kind='alert', newsletter_id=None, delivery_id=None)}"
+    found = unverified_claims(alert)
+    assert found is not None
+    assert (found.kind, found.newsletter_id, found.delivery_id) == ("alert", None, None)
+    assert unverified_claims(token()) is None
+    assert unverified_claims(f"/u/{token()[:64]}") is None
+
+
+@given(st.binary(max_size=120))
+def test_no_forged_link_is_an_error(payload: bytes) -> None:
+    """Whatever follows the first bytes of a link, it says something or nothing."""
+    forged = base64.urlsafe_b64encode(b"\x01\x01" + payload).rstrip(b"=").decode()
+    unverified_claims(f"https://edge.example/u/{forged}")

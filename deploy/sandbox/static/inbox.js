@@ -49,6 +49,8 @@
     });
   });
   window.addEventListener("popstate", () => location.reload());
+  for (const select of document.querySelectorAll(".search select")) select.addEventListener("change", () => select.form.requestSubmit());
+  list.querySelector(".row[aria-current]")?.scrollIntoView({ block: "center" });
 
   document.addEventListener("keydown", (event) => {
     if (event.target.matches("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -101,7 +103,10 @@
         const state = await (await fetch("/inbox/poll")).json();
         const now = listing().dataset;
         if (String(state.last) !== now.last || String(state.reset) !== now.reset) {
-          const fresh = parse(await fetchText(`/inbox/list${location.search}`)).querySelector(".listing");
+          const query = new URLSearchParams(location.search);
+          query.delete("m"); // the list stays on its page while its open message moves on to the next
+          query.set("page", now.page);
+          const fresh = parse(await fetchText(`/inbox/list?${query}`)).querySelector(".listing");
           if (fresh) merge(fresh);
         }
       }

@@ -1,7 +1,8 @@
 """The rules of events beyond their types: what upstream, people and the CLI hand in is checked here before it counts.
 
-The CLI validates before it produces, the streams when an event came by Kafka. Messages name the field and say what is
-expected; a personal value is never repeated. Events without rules here are written by Newswire alone.
+The CLI validates before it produces; the streams when an event came by Kafka, and every fold of such events ignores what
+they refuse. Messages name the field and say what is expected; a given value is never repeated. Events without rules here
+are written by Newswire alone.
 """
 
 import math
@@ -9,10 +10,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from core import checks as c
 from core.errors import EventRefused
 from core.ids import tick_id
-from core.names import CHANNELS, PRIORITIES
-from schemas import checks as c
+from core.names import CHANNELS, POLICIES, PRIORITIES
 
 MAX_ALERT_LIFE: Final = timedelta(days=5)
 """Nothing is worth sending for longer; the ledger keeps its partitions so long."""
@@ -56,6 +57,7 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
         "priority": c.one_of(*PRIORITIES),
         "dedup_key": _NAME,
         "quality": _QUALITY,
+        "on_unknown": c.one_of(*POLICIES),
     },
     "AlertUpdated": {"alert_id": c.uuid, "title": c.text(500), "body": c.text(50_000, empty=True), "url": c.url},
     "AlertCancelled": {"alert_id": c.uuid, "reason": _REASON},
@@ -126,7 +128,7 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
         "postal_address": c.text(500),
         "canary_share": c.between(0, 0.5),
         "canary_hold_min": c.between(1, 1_200),
-        "on_unknown": c.one_of("hold", "resend"),
+        "on_unknown": c.one_of(*POLICIES),
     },
     "ControlChanged": {"action": c.one_of("stop", "resume"), "reason": _REASON, "changed_by": _NAME},
     "ExperimentStarted": {
@@ -138,6 +140,15 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
     "ExperimentStopped": {"experiment_id": c.slug, "reason": _REASON},
 }
 """The rules of single fields, by event; a field that is null or left out is not looked at."""
+
+
+def obeys(name: str, value: Value) -> bool:
+    """Return whether an event obeys its rules: what a fold asks, which ignores the others."""
+    try:
+        validate(name, value)
+    except EventRefused:
+        return False
+    return True
 
 
 def validate(name: str, value: Value) -> None:
