@@ -261,7 +261,7 @@ def _subscriber(name, offset, number=1, **fields):
     if name == "SubscriberErased":
         value |= {"requested_by": "subscriber", "erased_at": AT}
     if name.startswith("Channel"):
-        value |= {"channel": "email"}
+        value |= {"channel": "email", "address": b"encrypted"}
     return event(name, value | fields, TOPICS.subscribers, offset)
 
 
