@@ -143,12 +143,11 @@ def test_an_outage_burns_nothing_and_ends_by_itself(sinks: World, start: Any, sa
             and all(sinks.states(left).values())
         ),
         "who leaves to be let go although nothing can be sent",
-        15.0,
     )
     requests = [r for r in requests if r not in left]
     time.sleep(max(0.0, LEASE_S + 1.0 - (time.monotonic() - began)))
     slack_calls = [line for line in sandbox.lines()[calls_before:] if line["provider"] == "slack"]
-    assert len(slack_calls) <= 12, "an open breaker lets single calls through"
+    assert len(slack_calls) <= 8 + (time.monotonic() - began), "an open breaker lets single calls through, a second apart"
     assert set(states(sinks, "slack")) <= {"claimed", RETRY_STATE, "suppressed"}
     assert records_of(sinks.settings, f"{sinks.topics.deliveries('slack', 'bulk')}.dlq") == []
     # the committed offset is the lowest that is neither settled nor parked

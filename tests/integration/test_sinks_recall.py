@@ -134,8 +134,10 @@ def test_what_was_not_sent_yet_is_recorded_for_each_recipient(
     kept, gone = sinks.publish(), sinks.publish()
     alone, both = on_each(sinks, sandbox, items=[gone]), on_each(sinks, sandbox, items=[gone, kept])
     sinks.deliver(alone + both)
-    wait_for(lambda: len(sinks.ledger("SELECT 1 FROM ledger.deliveries WHERE state = 'retry'")) == 8, "everything to be parked")
-    sinks.ledger("UPDATE ledger.deliveries SET next_attempt_at = now() + interval '1 hour' WHERE state = 'retry'")
+    ids = [request["delivery_id"][9:] for request in alone + both]
+    park = """UPDATE ledger.deliveries SET next_attempt_at = now() + interval '1 hour'
+              WHERE state = 'retry' AND delivery_id = ANY(%s::uuid[]) RETURNING 1"""
+    wait_for(lambda: len(sinks.ledger(park, ids)) == 8, "everything to be parked, and to stay so")
     retract(sinks, gone)
     states = settle(sinks, alone)
     assert {found[-1][:2] for found in states.values()} == {("DeliverySuppressed", "empty_issue")}
