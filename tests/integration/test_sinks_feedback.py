@@ -158,8 +158,9 @@ def test_a_send_event_ends_a_retry_that_was_none(sinks: World, sandbox: SandboxP
     requests = sinks.requests(2, items=[sinks.publish()])
     sinks.deliver(requests)
     ids = [r["delivery_id"][9:] for r in requests]
-    parked = "SELECT count(*) FROM ledger.deliveries WHERE state = 'retry' AND delivery_id = ANY (%s::uuid[])"
-    wait_for(lambda: sinks.ledger(parked, ids) == [(2,)], "both to be parked")
+    park = """UPDATE ledger.deliveries SET next_attempt_at = now() + interval '1 hour'
+              WHERE state = 'retry' AND delivery_id = ANY(%s::uuid[]) RETURNING 1"""
+    wait_for(lambda: len(sinks.ledger(park, ids)) == 2, "both to be parked, and to stay so")
     sinks.produce_all([notice(sinks, "ProviderAccepted", r) for r in requests])
     last(sinks, requests, "DeliverySent")
     sandbox.ask("/control/faults", method="DELETE")
