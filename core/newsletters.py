@@ -5,17 +5,19 @@ counts changes nothing. Everything else is refused, by name of the field, and no
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from core.errors import EventRefused
-from core.folding import StateEvent
+from core.folding import StateEvent, first_difference
 from core.rules import obeys, validate
 
-EVENT = "NewsletterDefined"
+EVENT: Final = "NewsletterDefined"
+INCIDENTAL: Final = ("revision", "defined_at")
+"""Fields in which two definitions may differ that say the same."""
 
 
 class Definitions:
-    """Each newsletter's revisions in the order of the log."""
+    """The revisions of each newsletter that count, with their offsets. A thread may fold while another one asks."""
 
     def __init__(self) -> None:
         self._revisions: dict[str, dict[int, tuple[int, Mapping[str, Any]]]] = {}
@@ -39,23 +41,18 @@ class Definitions:
 
     def all(self) -> list[Mapping[str, Any]]:
         """Return every newsletter as it is defined now, in the order of their ids."""
-        return [self._newest[newsletter_id] for newsletter_id in sorted(self._newest)]
+        newest = self._newest.copy()
+        return [newest[newsletter_id] for newsletter_id in sorted(newest)]
 
     def admit(self, value: Mapping[str, Any], offset: int) -> None:
         """Raise EventRefused unless the definition at this offset counts, or is a copy of one that does; it was folded before."""
         validate(EVENT, value)
-        revisions = self._revisions[value["newsletter_id"]]
+        revisions = self._revisions[value["newsletter_id"]].copy()
         number = value["revision"]
         higher = [known for known, (place, _) in revisions.items() if known > number and place < offset]
         place, first = revisions.get(number, (offset, value))
         if place == offset and higher:
             raise EventRefused(EVENT, "revision", f"{number} is below revision {max(higher)}, which is known: use a higher one")
-        different = difference(first, value)
+        different = first_difference(first, value, INCIDENTAL)
         if different is not None:
             raise EventRefused(EVENT, different, f"differs from revision {number} as it was defined first: raise the revision")
-
-
-def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Return the first field in which two definitions differ, other than revision and time; None when they are the same."""
-    fields = [name for name in one if name not in ("revision", "defined_at")]
-    return next((name for name in fields if one[name] != other.get(name)), None)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.errors import InputError
+from core.folding import first_difference
 from core.names import POLICIES, PRIORITIES
-from edge.publishing import first_difference, known_publication, one_event, parse_topics, read_events
+from edge.publishing import known_publication, one_event, parse_topics, read_events
 from runtime.output import Output
 from runtime.settings import Settings
 
@@ -117,7 +118,7 @@ def _new_alerts(log: "Log", documents: "Sequence[Document]", events: "Sequence[N
         if first is value:
             fresh[new.key] = new
             continue
-        different = first_difference({**value, "raised_at": first["raised_at"]}, first)
+        different = first_difference(value, first, ("raised_at",))
         if different is not None:
             text = f"{different}: alert {new.key} was raised with another one; cancel it with `newswire alert-cancel`, or leave"
             raise document.refuse(InputError(f"{text} alert_id out for a new alert"))

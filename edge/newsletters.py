@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.errors import InputError
-from core.newsletters import difference
+from core.folding import first_difference
+from core.newsletters import INCIDENTAL
 from edge.publishing import read_events
 from runtime.output import Output
 from runtime.settings import Settings
@@ -84,7 +85,7 @@ def _revision_of(document: "Document", event: "NewEvent", earlier: Mapping[str, 
     if earlier is None:
         return asked if given else 1
     before: int = earlier["revision"]
-    different = difference(event.value, earlier)
+    different = first_difference(event.value, earlier, INCIDENTAL)
     if not given:
         return before if different is None else before + 1
     if asked < before or (asked == before and different is not None):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from core.errors import EventRefused, InputError, SetupError, Unavailable
+from core.folding import first_difference
 from runtime.output import Output
 from runtime.settings import Settings
 
@@ -34,11 +35,6 @@ def read_events(event: str, key: str, topic: str, documents: "list[Document]", d
             NewEvent(topic, event, value, str(value[key]), event_id(event, str(value[key]), str(value.get("revision", ""))))
         )
     return found
-
-
-def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Return the name of the first field in which two values differ, or None."""
-    return next((name for name in one if one[name] != other.get(name)), None)
 
 
 @click.command(

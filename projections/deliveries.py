@@ -8,13 +8,12 @@ copy of a chunk (lowest offset of its partition, hence the first that is read) i
 rows that the accounting compares it with.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from core.ids import NAMESPACE
+from core.ids import delivery_id, issue_id
 from core.names import CHANNELS, LANES, NO_CHANNEL, NOTICE, STATE_RANK, STATUS_EVENTS
 from projections.model import Projection, Statement, plain, texts, times, unique
 from schemas.records import Event
@@ -196,33 +195,16 @@ def uuid_text(data: bytes) -> str:
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
-_NAMESPACE_BYTES = NAMESPACE.bytes
-_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
-
-
-def _derived(name: str) -> str:
-    """Return the text of core.ids.deterministic_id for parts already joined (RFC 9562, section 5.5)."""
-    h = hashlib.sha1(_NAMESPACE_BYTES + name.encode(), usedforsecurity=False).hexdigest()
-    return f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:32]}"
-
-
 def chosen_deliveries(value: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield delivery id, subscriber id and channel of each delivery that an AudienceDecided names.
-
-    The ids equal those of core.ids, which a test compares; computing them here costs 5 instead of 19 µs a delivery.
-    """
-    day = value["not_after"].astimezone(UTC).strftime("%Y%m%d")
+    """Yield delivery id, subscriber id and channel of each delivery that an AudienceDecided names."""
+    not_after: datetime = value["not_after"]
     kind, source_id, newsletter_id = value["source_kind"], value["source_id"], value["newsletter_id"]
     channels, groups = value["channels"], value["issue_groups"]
     for item in value["chosen"]:
         subscriber_id = uuid_text(item["subscriber"])
         channel = channels[item["channel"]]
-        if kind == "newsletter":
-            cause = _derived(f"issue\x1f{subscriber_id}\x1f{newsletter_id}\x1f{groups[item['issue_group']]}")
-        else:
-            cause = source_id
-        derived = _derived(f"delivery\x1f{cause}\x1f{kind}\x1f{subscriber_id}\x1f{channel}")
-        yield f"{day}-{derived}", subscriber_id, channel
+        cause = issue_id(subscriber_id, newsletter_id, groups[item["issue_group"]]) if kind == "newsletter" else source_id
+        yield delivery_id(cause, kind, subscriber_id, channel, not_after), subscriber_id, channel
 
 
 def _chosen(events: Sequence[Event]) -> Statement | None:
@@ -232,12 +214,12 @@ def _chosen(events: Sequence[Event]) -> Statement | None:
     channels: list[str] = []
     seen: set[str] = set()
     for number, event in enumerate(events, 1):
-        for delivery_id, subscriber_id, channel in chosen_deliveries(event.value):
-            if delivery_id in seen:
+        for identity, subscriber_id, channel in chosen_deliveries(event.value):
+            if identity in seen:
                 continue
-            seen.add(delivery_id)
+            seen.add(identity)
             of.append(number)
-            ids.append(delivery_id)
+            ids.append(identity)
             subscribers.append(subscriber_id)
             channels.append(channel)
     if not ids:

@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Final
 
 from core.errors import SetupError
@@ -130,12 +131,10 @@ class Sink:
                 channel=self._channel, lane=self._lane, batch=BATCH[self._lane],
             )  # fmt: skip
             sweeper = Sweeper(settings, ledger, self._codec, intake.topic, calls, settlement, flight, flow, clock)
-
             resolver = Resolver(
                 settings, ledger, keys, self._codec, self._topics, self._provider, reader, knowledge, settlement, flight, clock,
                 channel=self._channel, lane=self._lane,
             )  # fmt: skip
-
             await self._prepare(ledger, knowledge, intake)
             await persist("suppressions", suppressed.refresh)
             await flow.start()
@@ -143,22 +142,25 @@ class Sink:
             intake.open()
             for step in (
                 settlement.write_outcomes, settlement.report_outcomes, calls.prepare, calls.dispatch, intake.claim, intake.poll,
-                intake.commit, sweeper.run,
-                calls.keep_leases, announcer.run, flow.fill, flow.paces.run, flow.follow_limits, suppressed.run, resolver.run,
+                intake.commit, sweeper.run, calls.keep_leases, announcer.run, flow.fill, flow.paces.run, flow.follow_limits,
+                suppressed.run, resolver.run, partial(keep_retiring, settings),
             ):  # fmt: skip
                 self._spawn(step())
-            self._spawn(keep_retiring(settings))
             if endpoints is not None:
                 self._spawn(endpoints.run())
             log.info("the sink %s runs", name)
             await self._stop.wait()
             flight.stopping = True
             await intake.drain()
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._cancel()
         log.info("the sink %s has stopped", name)
         return 0
+
+    async def _cancel(self) -> None:
+        """End every task; what they hold is closed afterwards."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _prepare(self, ledger: Ledger, knowledge: Knowledge, intake: Intake) -> None:
         """Make the days' partitions, learn consent, and give a new group its first offsets."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from core.alert_state import alert_not_after
 from core.errors import EventRefused
+from core.folding import first_difference
 from core.ids import event_id, newsletter_source_id
 from core.names import PRIORITIES
 from core.newsletters import Definitions
@@ -165,9 +166,9 @@ class Audience:
         first = self._known.first_alert(event)
         if first.offset == event.offset:
             return [self._item(event, "raised", event.partition, event.offset)]
-        for name, value in event.value.items():
-            if name != "raised_at" and first.value[name] != value:
-                raise EventRefused("AlertRaised", name, "differs from what this alert was raised with; update or cancel it")
+        different = first_difference(event.value, first.value, ("raised_at",))
+        if different is not None:
+            raise EventRefused("AlertRaised", different, "differs from what this alert was raised with; update or cancel it")
         return []
 
     def _item(self, raised: Event, action: str, partition: int, offset: int) -> dict[str, Any]:

@@ -102,6 +102,28 @@ def test_failing_example_is_refused_with_its_field(path: Path) -> None:
     assert str(refusal.value).startswith(f"{event}.{document['refused']}: ")
 
 
+@pytest.mark.parametrize("path", examples("pass"), ids=lambda path: path.name)
+def test_no_refusal_repeats_what_it_was_given(path: Path) -> None:
+    """A mail address may stand in any field by mistake, and the message goes to a dead letter's headers and to logs in clear."""
+    event, canary = event_of(path), "ada@example.org \0"
+    value = to_value(event, json.loads(path.read_text()))
+    for field, given in value.items():
+        for wrong in (canary, [canary], [{"topic": canary, "weight": 2.0}], {canary: canary * 1_000}):
+            if type(given) is type(wrong) or (given is None and wrong == canary):
+                assert "ada@" not in refusal(event, value | {field: wrong}), field
+
+
+def refusal(event: str, value: dict[str, Any]) -> str:
+    """Return what is said of a value, nothing when it obeys the rules or could not have passed the codec."""
+    try:
+        validate(event, value)
+    except EventRefused as refused:
+        return str(refused)
+    except (TypeError, AttributeError, KeyError):
+        pass  # an entry of another type than the schema's
+    return ""
+
+
 def test_refused_address_is_not_repeated() -> None:
     """The message reaches logs and dead letters."""
     for path in examples("fail"):
