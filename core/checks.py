@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -137,6 +138,15 @@ def local_minute(value: int) -> str | None:
     """Check a minute of the local day on a quarter hour."""
     fine = 0 <= value < MINUTES_A_DAY and value % SLOT_MIN == 0
     return None if fine else f"is {value}; expected a minute of the day, 0 to 1425, that is a multiple of {SLOT_MIN}"
+
+
+def local_date(value: str) -> str | None:
+    """Check a day of the calendar."""
+    try:
+        fine = date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        fine = False
+    return None if fine else "is no date; expected the form 2026-12-25"
 
 
 def each(check: Check, *, most: int, least: int = 0, unique: bool = True) -> Check:

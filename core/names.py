@@ -15,6 +15,10 @@ NO_CHANNEL: Final = "none"
 PRIORITIES: Final = ("critical", "high", "normal", "low")
 POLICIES: Final = ("resend", "hold")
 """What a source wants done about a delivery that stays unknown."""
+CADENCES: Final = ("weekdays", "monthly", "hours")
+"""How a newsletter's issues follow one another."""
+RANKINGS: Final = ("blend", "topics", "recent")
+"""Policies by which the items of an issue are chosen."""
 NOTICE: Final = "notice"
 """Kind of source of what Newswire itself tells one person, such as that their endpoint was disabled: no decision is behind it, so
 it is no part of the accounting."""

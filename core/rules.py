@@ -6,17 +6,19 @@ are written by Newswire alone.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from core import checks as c
 from core.errors import EventRefused
 from core.ids import tick_id
-from core.names import CHANNELS, POLICIES, PRIORITIES
+from core.names import CADENCES, CHANNELS, POLICIES, PRIORITIES, RANKINGS
 
 MAX_ALERT_LIFE: Final = timedelta(days=5)
 """Nothing is worth sending for longer; the ledger keeps its partitions so long."""
+
+MAX_VARIANTS: Final = 20
 
 Value = Mapping[str, Any]
 Problem = tuple[str, str] | None
@@ -28,6 +30,13 @@ _CHANNELS: Final = c.each(c.channel, most=len(CHANNELS))
 _TAGS: Final = c.each(c.text(100), most=100)
 _SLUGS: Final = c.each(c.slug, most=1_000)
 _LANGUAGES: Final = c.each(c.language, most=200)
+_VARIANT: Final[Mapping[str, c.Check]] = {
+    "name": c.slug,
+    "subject": _NAME,
+    "template": c.slug,
+    "ranking": c.one_of(*RANKINGS),
+    "local_minute": c.local_minute,
+}
 _EVIDENCE_FIELDS: Final = {"subscriber_id": c.uuid, "publication_id": c.uuid, "delivery_id": c.text(60), "channel": c.channel}
 _NOTICE: Final = {"subscriber_id": c.uuid, "delivery_id": c.text(60), "channel": c.channel, "provider_event_id": c.text(500)}
 
@@ -72,7 +81,8 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
         "urgent_channels": _CHANNELS,
         "newsletters": _SLUGS,
         "quiet_hours": c.quiet_hours,
-        "local_minute": lambda value: None if value == -1 else c.local_minute(value),
+        "local_minute": lambda value: None if value in (-1, -2) else c.local_minute(value),
+        "days": c.each(c.between(1, 7), most=7),
         "alerts_a_day": c.between(-1, 1_000),
         "tags": _TAGS,
     },
@@ -112,6 +122,11 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
         "subject": _NAME,
         "days": c.each(c.between(1, 7), least=1, most=7),
         "local_minute": c.local_minute,
+        "cadence": c.one_of(*CADENCES),
+        "month_day": c.between(1, 31),
+        "every_hours": c.between(1, 744),
+        "skip_dates": c.each(c.local_date, most=400),
+        "late_h": c.between(1, 120),
         "audience_topics": _TAGS,
         "audience_languages": _LANGUAGES,
         "audience_tags": _TAGS,
@@ -121,6 +136,10 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
         "min_quality": _QUALITY,
         "max_items": c.between(1, 20),
         "half_life_h": c.between(0.1, 8_760),
+        "topic_share": c.between(0.05, 1),
+        "exploration": c.between(0, 1),
+        "ranking": c.one_of(*RANKINGS),
+        "seed": c.text(200, empty=True),
         "template": c.slug,
         "from_name": _NAME,
         "from_address": c.mail_address,
@@ -220,8 +239,26 @@ def _experiment(value: Value) -> Problem:
     weights = value["weights"]
     if len(weights) != len(value["variants"]):
         return "weights", f"has {len(weights)} entries for {len(value['variants'])} variants; expected one for each"
-    if not all(weight > 0 for weight in weights) or not math.isclose(sum(weights), 1, abs_tol=1e-6):
-        return "weights", "expected shares above 0 that sum to 1"
+    return None if _are_shares(weights) else ("weights", "expected shares above 0 that sum to 1")
+
+
+def _are_shares(weights: Sequence[float]) -> bool:
+    return all(weight > 0 for weight in weights) and math.isclose(sum(weights), 1, abs_tol=1e-6)
+
+
+def _newsletter(value: Value) -> Problem:
+    variants = value.get("variants") or []
+    if len(variants) == 1 or len(variants) > MAX_VARIANTS:
+        return "variants", f"has {len(variants)} entries; expected none, or 2 to {MAX_VARIANTS}"
+    if len({variant["name"] for variant in variants}) < len(variants):
+        return "variants", "names something twice"
+    for number, variant in enumerate(variants, 1):
+        for field, check in _VARIANT.items():
+            problem = check(variant[field]) if variant[field] is not None else None
+            if problem is not None:
+                return "variants", f"entry {number} {field} {problem}"
+    if variants and not _are_shares([variant["weight"] for variant in variants]):
+        return "variants", "expected weights above 0 that sum to 1"
     return None
 
 
@@ -232,5 +269,6 @@ _ACROSS: Final[Mapping[str, Callable[[Value], Problem]]] = {
     "ChannelLinked": _linked,
     "SubscriberUnsubscribed": _unsubscribed,
     "ControlChanged": _control,
+    "NewsletterDefined": _newsletter,
     "ExperimentStarted": _experiment,
 }

@@ -46,6 +46,11 @@ RULE_FIELDS = (
     "subject",
     "days",
     "local_minute",
+    "cadence",
+    "month_day",
+    "every_hours",
+    "skip_dates",
+    "late_h",
     "audience_topics",
     "audience_languages",
     "audience_tags",
@@ -55,6 +60,11 @@ RULE_FIELDS = (
     "min_quality",
     "max_items",
     "half_life_h",
+    "topic_share",
+    "exploration",
+    "ranking",
+    "variants",
+    "seed",
     "template",
 )
 """What SlotDue carries of a definition."""
@@ -121,7 +131,7 @@ class Audience:
         for event in events:
             value = event.value
             if event.name == "PublicationApproved" and value["newsletters"]:
-                names = ("publication_id", "revision", "quality", "content_type", "topics", "language", "approved_at")
+                names = ("publication_id", "revision", "quality", "content_type", "title", "topics", "language", "approved_at")
                 positions = ("content_partition", "content_offset", "vector", "vector_model")
                 copied = {name: value[name] for name in (*names, *positions)}
                 records += self._copies(event, "ContentAvailable", copied, value["publication_id"], str(value["revision"]))
@@ -207,6 +217,8 @@ class Audience:
                     "slot_at": minute,
                     "forced": wanted is not None,
                     "rules": {name: definition[name] for name in RULE_FIELDS},
+                    "model_version": None,
+                    "test_subscriber": None,
                 }
                 records += self._copies(event, "SlotDue", fields, fields["source_id"], str(wanted is not None))
         await self._stage.producer.send(records)

@@ -140,6 +140,16 @@ RULES: dict[str, Any] = {
     "min_quality": 0.8,
     "max_items": 10,
     "half_life_h": 24.0,
+    "cadence": "weekdays",
+    "month_day": 1,
+    "every_hours": 24,
+    "skip_dates": [],
+    "late_h": 24,
+    "topic_share": 1.0,
+    "exploration": 0.0,
+    "ranking": "blend",
+    "variants": [],
+    "seed": "",
     "template": "standard",
 }
 
