@@ -30,7 +30,7 @@ NODES ?= 1
 # More arguments: of pytest for `test` and `unit`, of the runner for `up`, of the benchmark for `bench`.
 ARGS ?=
 
-.PHONY: help install up down status logs clean stop start restart schemas demo test unit check bench bench-ledger bench-outage bench-sinks psql requirements installed fault fault-rows fault-long
+.PHONY: help install up down status logs clean stop start restart schemas demo test unit check bench bench-ledger bench-outage bench-ranking bench-rendering bench-sinks psql requirements installed fault fault-rows fault-long
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -130,10 +130,16 @@ bench-outage: install ## Measure what one provider's outage costs the other chan
 	@code=0; NEWSWIRE_STACK_PROFILE=bench $(BIN)/python -m tests.benchmarks.outage --home $(BENCH_HOME)-outage $(ARGS) || code=$$?; \
 	$(STACK) down --home $(BENCH_HOME)-outage; exit $$code
 
+bench-ranking: install ## Measure how well the ranking ranks, on the data beside the repository (ARGS="--data DIR")
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.ranking $(ARGS)
+
 bench-sinks: install ## Measure each sink beside its bare client library, and alerts behind a backlog (ARGS="--waiting 12000" for less)
 	@code=0; $(STACK) run --home $(BENCH_HOME)-sinks --profile bench --only infra -- \
 	    $(BIN)/python -m tests.benchmarks.sinks --home $(BENCH_HOME)-sinks $(ARGS) || code=$$?; \
 	$(STACK) clean --home $(BENCH_HOME)-sinks >/dev/null; exit $$code
+
+bench-rendering: installed ## Measure how many issues of ten items one core renders a second, by channel
+	@$(BIN)/python -m tests.benchmarks.rendering
 
 psql: installed ## Query the read models as the read-only role
 	@$(STACK) psql $(ARGS)

@@ -64,7 +64,14 @@ class Revision:
     quality: float | None = None
     scorer: str = ""
     scored_at: datetime | None = None
+    vector: bytes | None = None
+    vector_model: str | None = None
+    """As scored; forgotten when the revision is settled."""
     settled: bool = False
+
+    def settle(self) -> None:
+        """Take note that it was approved or rejected."""
+        self.settled, self.vector = True, None
 
 
 @dataclass(slots=True)
@@ -92,8 +99,9 @@ class Publications:
         elif item is not None and (revision := item.revisions.get(value["revision"])) is not None:
             if event.name == "PublicationScored" and revision.quality is None:
                 revision.quality, revision.scorer, revision.scored_at = value["quality"], value["scorer"], value["scored_at"]
+                revision.vector, revision.vector_model = value["vector"], value["vector_model"]
             elif event.name in ("PublicationApproved", "PublicationRejected"):
-                revision.settled = True
+                revision.settle()
 
     def _submitted(self, value: Mapping[str, Any], offset: int) -> None:
         if not obeys("PublicationSubmitted", value):

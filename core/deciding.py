@@ -4,20 +4,23 @@ Pure functions of a shard's state and the source's event; `streams/alerts.py` an
 writing. The same state and event give the same value, byte for byte, so a decision can be made again from the log.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from core.alert_state import AlertState, alert_verdicts
 from core.content import Candidates, Content
+from core.due import due_groups, newsletter_not_after, overtaken
+from core.experiments import rules_of, variants_of
 from core.folding import to_ms
-from core.ids import minute_text
 from core.names import CHANNELS
-from core.newsletter_state import NewsletterState, due_groups, newsletter_audience, newsletter_not_after
-from core.ranking import BATCH_ROWS, Floats, Ranked, freshness, interest, rank, strongest_topic
+from core.newsletter_state import NewsletterState, newsletter_audience
+from core.picking import POLICY_IDS, Picked, Picker
+from core.schedule import Bools
+from core.space import Space
 from core.verdicts import (
     CHOSEN,
     NO_CHANNEL_COLUMN,
@@ -29,14 +32,9 @@ from core.verdicts import (
     envelope,
     gate_verdicts,
     gated_entries,
+    registered_row,
     registered_rows,
 )
-
-HISTORY: Final = "history"
-"""Reason of an item that is close to what the subscriber read, in a topic that was not declared."""
-
-RECENT: Final = "recent"
-"""Reason of an item that shares no topic with the subscriber."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,94 +45,85 @@ class Issues:
     group: Rows
     """Index into groups, -1 for who is not due."""
     groups: list[str]
+    had: Bools
+    """Who would be due, but had the issue of this period."""
+    variant: Rows
+    """Index into the variants of the rules, -1 while no experiment runs."""
     verdicts: Verdicts
-    ranked: Ranked
-    """Of the rows in `readers`."""
     readers: Rows
-    """Positions in rows of those who were ranked."""
-    reasons: Rows
-    """Reason of each ranked item: index into reason_texts; same shape as ranked."""
-    reason_texts: list[str]
+    """Positions in rows of those for whom items were picked."""
+    picked: Picked
+    """Their items."""
     candidates: Candidates
 
 
-def work_out_issues(state: NewsletterState, slot: Mapping[str, Any], rows: Rows, now: datetime) -> Issues:
-    """Return the verdicts and items of a slot for these rows."""
+def work_out_issues(
+    state: NewsletterState, slot: Mapping[str, Any], rows: Rows, now: datetime, space: Space | None = None
+) -> Issues:
+    """Return the verdicts and items of a slot for these rows; space holds the fitted model that the slot names."""
     table, rules = state.table, slot["rules"]
     slot_ms = to_ms(slot["slot_at"])
-    group, groups = due_groups(state, rows, slot, minute_text(slot["slot_at"]))
-    concerned = newsletter_audience(table, rows, slot["newsletter_id"], rules) & (group >= 0)
+    due = due_groups(state, rows, slot, slot["source_id"].partition("@")[2])
+    concerned = newsletter_audience(table, rows, slot) & (due.group >= 0)
     allowed = np.array([not rules["audience_channels"] or channel in rules["audience_channels"] for channel in CHANNELS])
     channels = table.first_channel(rows, allowed)[:, None] == np.arange(len(CHANNELS))
-    expired = np.full(len(rows), now > newsletter_not_after(slot["slot_at"]))
+    expired = overtaken(state, rows, slot, due, now) | (now > newsletter_not_after(slot["slot_at"], rules["late_h"]))
     paused = np.asarray(table.column("paused_until_ms")[rows] > slot_ms)
-    readers = np.flatnonzero(concerned & channels.any(axis=1) & ~paused & ~expired)
+    readers = np.flatnonzero(concerned & channels.any(axis=1) & ~paused & ~expired & ~due.holiday)
     candidates = state.content.candidates(
         slot_ms=slot_ms,
         max_age_h=rules["max_age_h"] if len(readers) else 0,
         min_quality=rules["min_quality"],
         content_types=rules["content_types"],
     )
-    fresh = freshness(candidates.engagement, candidates.age_h, rules["half_life_h"])
-    found, reasons = [], []
-    texts = [*(f"topic:{name}" for name in candidates.topic_names), HISTORY, RECENT]
-    for part, interests in _interests(state, rows[readers], candidates, slot_ms):
-        excluded = state.given(part, candidates.index)
-        best = rank(interests, candidates.topics, fresh, excluded, rules["max_items"])
-        found.append(best)
-        reasons.append(_reasons(state, part, interests, best, candidates))
-    none = np.zeros((0, min(rules["max_items"], len(candidates.index))), dtype=np.int64)
-    ranked = Ranked(
-        np.concatenate([none, *(item.candidate for item in found)]), np.concatenate([none, *(item.score for item in found)])
-    )
+    variant = variants_of(slot["newsletter_id"], rules, [table.ids[row] for row in rows.tolist()])
+    picked = _picked(state, slot, candidates, space or Space(), rows[readers], variant[readers])
     empty = np.zeros(len(rows), dtype=np.bool_)
-    empty[readers] = ~(ranked.candidate >= 0).any(axis=1)
-    why = np.concatenate([none, *reasons])
-    gates = [("expired", expired), ("paused", paused), ("no_channel", ~channels.any(axis=1)), ("empty_issue", empty)]
-    return Issues(rows, group, groups, gate_verdicts(concerned, channels, gates), ranked, readers, why, texts, candidates)
+    empty[readers] = ~(picked.candidate >= 0).any(axis=1)
+    gates = [("expired", expired), ("holiday", due.holiday), ("paused", paused)]
+    gates += [("no_channel", ~channels.any(axis=1)), ("empty_issue", empty)]
+    verdicts = gate_verdicts(concerned, channels, gates)
+    return Issues(rows, due.group, due.groups, due.had, variant, verdicts, readers, picked, candidates)
 
 
-def _interests(state: NewsletterState, rows: Rows, candidates: Candidates, now_ms: int) -> Iterator[tuple[Rows, Floats]]:
-    """Yield batches of rows and their interests, a column for each topic of the candidates.
-
-    The columns are in the order of the topics' names, so that sums do not depend on which topic the shard saw first.
-    """
-    table, content = state.table, state.content
-    engaged_with = {place for key in (table.ids[row] for row in rows) for place, _ in state.engagements.of.get(key, ())}
-    names = sorted(
-        {*table.topics.names, *candidates.topic_names, *(t for row in engaged_with for t, _ in content.items[row].topics)}
+def _picked(
+    state: NewsletterState, slot: Mapping[str, Any], candidates: Candidates, space: Space, rows: Rows, variant: Rows
+) -> Picked:
+    """Return the items of rows, each by the ranking policy of its variant."""
+    rules = slot["rules"]
+    policies = {number: rules_of(rules, number)["ranking"] for number in range(-1, len(rules["variants"]))}
+    parts = [
+        (places, Picker(state, slot, candidates, policy, space).pick(rows[places]))
+        for policy in dict.fromkeys(policies.values())
+        if len(places := np.flatnonzero([policies[number] == policy for number in variant.tolist()]))
+    ]
+    if len(parts) < 2:
+        return parts[0][1] if parts else Picker(state, slot, candidates, rules["ranking"], space).pick(rows)
+    order = np.argsort(np.concatenate([places for places, _ in parts]))
+    shifts = np.cumsum([0, *(len(part.texts) for _, part in parts)])
+    return Picked(
+        np.concatenate([part.candidate for _, part in parts])[order],
+        np.concatenate([part.score for _, part in parts])[order],
+        np.concatenate([part.propensity for _, part in parts])[order],
+        np.concatenate([part.reason + shift for (_, part), shift in zip(parts, shifts.tolist(), strict=False)])[order],
+        [text for _, part in parts for text in part.texts],
     )
-    column = {name: position for position, name in enumerate(names)}
-    mine = np.array([column[name] for name in table.topics.names], dtype=np.int64)
-    wanted = np.array([column[name] for name in candidates.topic_names], dtype=np.int64)
-    for start in range(0, len(rows), BATCH_ROWS):
-        part = rows[start : start + BATCH_ROWS]
-        declared = np.zeros((len(part), len(names)), dtype=np.float32)
-        declared[:, mine] = table.column("topics")[part, : len(mine)]
-        engaged, weights = state.engagements.profiles((table.ids[row] for row in part), content, column, now_ms)
-        yield part, np.ascontiguousarray(interest(declared, engaged, weights)[:, wanted])
 
 
-def _reasons(state: NewsletterState, rows: Rows, interests: Floats, best: Ranked, candidates: Candidates) -> Rows:
-    """Return why each item was chosen: the topic that contributes most to the cosine, when the subscriber declared it.
+def decide_newsletter(
+    state: NewsletterState, slot: Mapping[str, Any], place: Place, now: datetime, space: Space | None = None
+) -> dict[str, Any]:
+    """Return AudienceDecided for one chunk of a newsletter's slot (a SlotDue). now is the time of that event.
 
-    The result is an index into the topics' names followed by HISTORY and RECENT, in the shape of best.
+    space holds the fitted model that the slot names, and what other chunks and shards of this process worked out with it.
     """
-    count = len(candidates.topic_names)
-    if not best.candidate.size or not count:
-        return np.full(best.candidate.shape, count + 1, dtype=np.int64)
-    strongest = strongest_topic(interests, best.candidate, candidates.topic_columns, candidates.topic_weights)
-    known = [state.table.topics.index.get(name, -1) for name in candidates.topic_names]
-    lookup = np.array([*known, -1], dtype=np.int64)[strongest]
-    declared = (lookup >= 0) & (state.table.column("topics")[rows[:, None], np.maximum(lookup, 0)] > 0)
-    return np.where(strongest < 0, count + 1, np.where(declared, strongest, count))
-
-
-def decide_newsletter(state: NewsletterState, slot: Mapping[str, Any], place: Place, now: datetime) -> dict[str, Any]:
-    """Return AudienceDecided for one chunk of a newsletter's slot (a SlotDue). now is the time of that event."""
     table, chunks, rules = state.table, slot["chunks"], slot["rules"]
-    population = table.population(place.chunk, chunks)
-    issues = work_out_issues(state, slot, registered_rows(table, place.chunk, chunks), now)
+    rows, population = registered_rows(table, place.chunk, chunks), table.population(place.chunk, chunks)
+    if slot["test_subscriber"] is not None:  # a source of one person, in one shard
+        place, rows = replace(place, shards=1), registered_row(table, slot["test_subscriber"])
+        population = len(rows)
+    rankings = [rules_of(rules, variant)["ranking"] for variant in range(len(rules["variants"]))] or [rules["ranking"]]
+    issues = work_out_issues(state, slot, rows, now, space)
     channels, languages, groups, reasons = Table(), Table(), Table(), Table()
     publications, chosen = _chosen(state, issues, channels, languages, groups, reasons)
     gated = gated_entries(table, issues.rows, issues.verdicts, channels, reasons)
@@ -146,10 +135,13 @@ def decide_newsletter(state: NewsletterState, slot: Mapping[str, Any], place: Pl
         "slot_at": slot["slot_at"],
         "lane": "bulk",
         "priority": "normal",
-        "not_after": newsletter_not_after(slot["slot_at"]),
+        "not_after": newsletter_not_after(slot["slot_at"], rules["late_h"]),
         "alert_partition": None,
         "alert_offset": None,
         "dedup_key": None,
+        "model_version": slot["model_version"] if "blend" in rankings else None,
+        "policy": ",".join(POLICY_IDS[ranking] for ranking in rankings),
+        "candidate_set": issues.candidates.set_id,
         "channels": channels.names,
         "languages": languages.names,
         "issue_groups": groups.names,
@@ -157,6 +149,7 @@ def decide_newsletter(state: NewsletterState, slot: Mapping[str, Any], place: Pl
         "publications": publications,
         "chosen": chosen,
         "gated": gated,
+        "variants": [variant["name"] for variant in rules["variants"]],
     }
     check_decision(value)
     return value
@@ -170,14 +163,15 @@ def _chosen(
     verdicts = issues.verdicts[issues.readers, :NO_CHANNEL_COLUMN] == CHOSEN
     column_of = np.where(verdicts.any(axis=1), verdicts.argmax(axis=1), -1)
     language_of = table.column("language")[rows[issues.readers]].tolist()
-    used, publication_of = _indexes(issues.ranked.candidate, issues.ranked.candidate)
-    used_reasons, reason_of = _indexes(issues.reasons, issues.ranked.candidate)
-    names = [reasons.of(issues.reason_texts[code]) for code in used_reasons]
-    assert names == list(range(len(names))), "reasons have a table of their own until the gates are added"
-    items = issues.ranked.candidate.shape[1] - (issues.ranked.candidate < 0).sum(axis=1)
-    lists = zip(publication_of.tolist(), issues.ranked.score.tolist(), reason_of.tolist(), items.tolist(), strict=True)
+    picked = issues.picked
+    used, publication_of = _indexes(picked.candidate, picked.candidate)
+    used_reasons, place_of = _indexes(picked.reason, picked.candidate)
+    reason_of = np.array([*(reasons.of(picked.texts[code]) for code in used_reasons), 0])[place_of]
+    items = picked.candidate.shape[1] - (picked.candidate < 0).sum(axis=1)
+    columns = (publication_of, picked.score, reason_of, picked.propensity, items)
+    lists = zip(*(column.tolist() for column in columns), strict=True)
     chosen = []
-    for reader, (of_publication, of_score, of_reason, count) in enumerate(lists):
+    for reader, (of_publication, of_score, of_reason, of_propensity, count) in enumerate(lists):
         column, position = int(column_of[reader]), int(issues.readers[reader])
         if column < 0:
             continue
@@ -190,12 +184,12 @@ def _chosen(
                 "language": languages.of(table.languages.names[language_of[reader]]),
                 "issue_group": groups.of(issues.groups[int(issues.group[position])]),
                 "items": [
-                    {"publication": publication, "score": score, "reason": reason, "propensity": 1.0}
-                    for publication, score, reason in zip(
-                        of_publication[:count], of_score[:count], of_reason[:count], strict=True
+                    {"publication": publication, "score": score, "reason": reason, "propensity": propensity}
+                    for publication, score, reason, propensity in zip(
+                        of_publication[:count], of_score[:count], of_reason[:count], of_propensity[:count], strict=True
                     )
                 ],
-                "variant": -1,
+                "variant": int(issues.variant[position]),
             }
         )
     return [_publication(state.content.items[issues.candidates.index[candidate]]) for candidate in used], chosen

@@ -6,19 +6,20 @@ sentences say which rule it was.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from core.alert_state import AlertState, alert_verdicts
-from core.deciding import work_out_issues
+from core.deciding import Issues, work_out_issues
+from core.explain_due import about_the_hour, why_not_due
 from core.names import CHANNELS, GATE_REASONS, NO_CHANNEL
 from core.newsletter_state import NewsletterState
-from core.schedule import local_slots
-from core.subscribers import SubscriberTable, subscriber_key
-from core.verdicts import CHOSEN, GATES, NOT_CONCERNED, Rows, Verdicts
-from core.zones import SLOT_MIN
+from core.rendering.phrases import reason_text
+from core.space import Space
+from core.subscribers import SubscriberTable
+from core.verdicts import CHOSEN, GATES, NOT_CONCERNED, Rows, Verdicts, registered_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class Explanation:
 def explain_alert(state: AlertState, alert: Mapping[str, Any], subscriber_id: str, now: datetime) -> Explanation:
     """Return why somebody gets an admitted alert (an item of AlertBatch), or does not; now is when it was decided."""
     table = state.table
-    rows = _row(table, subscriber_id)
-    if rows is None:
+    rows = registered_row(table, subscriber_id)
+    if not len(rows):
         return _unknown()
     verdicts = alert_verdicts(state, alert, rows, now)
     because = []
@@ -51,30 +52,38 @@ def explain_alert(state: AlertState, alert: Mapping[str, Any], subscriber_id: st
     return _explanation(verdicts, because or ["Takes alerts, and the alert's topics match."])
 
 
-def explain_newsletter(state: NewsletterState, slot: Mapping[str, Any], subscriber_id: str, now: datetime) -> Explanation:
-    """Return why somebody gets the issue of a slot (a SlotDue), or does not; now is when it was decided."""
+def explain_newsletter(
+    state: NewsletterState, slot: Mapping[str, Any], subscriber_id: str, now: datetime, space: Space | None = None
+) -> Explanation:
+    """Return why somebody gets the issue of a slot (a SlotDue), or does not; now is when it was decided.
+
+    space holds the fitted model that the slot names.
+    """
     table = state.table
-    rows = _row(table, subscriber_id)
-    if rows is None:
+    rows = registered_row(table, subscriber_id)
+    if not len(rows):
         return _unknown()
-    issues = work_out_issues(state, slot, rows, now)
+    issues = work_out_issues(state, slot, rows, now, space)
     because = _outside_audience(table, rows, slot)
     if not because and issues.group[0] < 0:
-        because.append(_not_due(state, rows, slot))
+        because.append(why_not_due(state, rows, slot, had=bool(issues.had[0])))
     if not because:
-        because.append("Subscribed, in the newsletter's audience, and due.")
+        test = slot["test_subscriber"] is not None
+        because.append("A test send to this subscriber." if test else "Subscribed, in the newsletter's audience, and due.")
+    because += about_the_hour(state, rows, slot)
     if (issues.verdicts[0] == CHOSEN).any():
-        kept = issues.ranked.candidate[0] >= 0
-        reasons = dict.fromkeys(issues.reason_texts[code] for code in issues.reasons[0][kept])
-        because.append(f"{int(kept.sum())} items, chosen for: {', '.join(reasons)}.")
+        because += _items(state, issues)
     return _explanation(issues.verdicts, because)
 
 
-def _row(table: SubscriberTable, subscriber_id: str) -> Rows | None:
-    row = table.row_of.get(subscriber_key(subscriber_id))
-    if row is None or not table.column("registered")[row] or table.column("erased")[row]:
-        return None
-    return np.array([row], dtype=np.int64)
+def _items(state: NewsletterState, issues: Issues) -> list[str]:
+    """Return a sentence for each item of the only reader: its title, and why it was chosen."""
+    picked, found = issues.picked, []
+    for number, (candidate, code) in enumerate(zip(picked.candidate[0].tolist(), picked.reason[0].tolist(), strict=True), 1):
+        if candidate >= 0:
+            item = state.content.items[issues.candidates.index[candidate]]
+            found.append(f"{number}. {item.title or item.publication_id}: {reason_text(picked.texts[code], 'en')}.")
+    return found
 
 
 def _unknown() -> Explanation:
@@ -97,6 +106,8 @@ def _outside_audience(table: SubscriberTable, rows: Rows, slot: Mapping[str, Any
     rules, because = slot["rules"], []
     if not table.takes(rows, slot["newsletter_id"])[0]:
         because.append(f"Is not subscribed to {slot['newsletter_id']}.")
+    if slot["test_subscriber"] is not None:
+        return because
     if rules["audience_topics"] and not table.declares_any(rows, rules["audience_topics"])[0]:
         because.append(f"Declared none of the newsletter's topics ({', '.join(rules['audience_topics'])}).")
     if rules["audience_tags"] and not table.tagged_any(rows, rules["audience_tags"])[0]:
@@ -105,17 +116,3 @@ def _outside_audience(table: SubscriberTable, rows: Rows, slot: Mapping[str, Any
     if rules["audience_languages"] and language not in rules["audience_languages"]:
         because.append(f"Reads {language}; the newsletter is for {', '.join(rules['audience_languages'])}.")
     return because
-
-
-def _not_due(state: NewsletterState, rows: Rows, slot: Mapping[str, Any]) -> str:
-    table, rules = state.table, slot["rules"]
-    zone = table.zones.names[int(table.column("zone")[rows[0]])]
-    own = int(table.column("local_minute")[rows[0]])
-    minute = rules["local_minute"] if own < 0 else own
-    slot_at: datetime = slot["slot_at"] - timedelta(minutes=slot["slot_at"].minute % SLOT_MIN)
-    nominal = local_slots(zone, slot_at)
-    wanted = f"{minute // 60:02d}:{minute % 60:02d}"
-    if slot["forced"] or any(item.minute == minute and item.day.isoweekday() in rules["days"] for item in nominal):
-        return "Already had this newsletter's issue for the same local slot."
-    here = ", ".join(str(item) for item in nominal) or "a local time that was already served"
-    return f"Was not due: it was {here} in {zone}, and the newsletter comes at {wanted} on weekdays {rules['days']}."

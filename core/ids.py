@@ -19,6 +19,7 @@ NAMESPACE = uuid.UUID("6f1d4f0e-4c0b-5a53-9f0f-6f9e2a6f3a11")
 _NAMESPACE_BYTES: Final = NAMESPACE.bytes
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_TEST: Final = "#test-"
 _DAYS: Final = 64
 """Days whose date is remembered: those that the ledger has."""
 
@@ -39,14 +40,21 @@ def minute_text(minute: datetime) -> str:
     return minute.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ")
 
 
-def newsletter_source_id(newsletter_id: str, slot_at: datetime) -> str:
-    """Return the source id of a newsletter's slot, such as daily@2026-11-22T09:00Z."""
-    return f"{newsletter_id}@{minute_text(slot_at)}"
+def newsletter_source_id(newsletter_id: str, slot_at: datetime, test_subscriber: str | None = None) -> str:
+    """Return the source id of a newsletter's slot, such as daily@2026-11-22T09:00Z; of a test send, it ends in #test-0c8a3a6b."""
+    slot = f"{newsletter_id}@{minute_text(slot_at)}"
+    return slot if test_subscriber is None else f"{slot}{_TEST}{tick_id(slot_at, newsletter_id, test_subscriber)[:8]}"
 
 
-def tick_id(minute: datetime, newsletter_id: str | None) -> str:
+def is_test(source_id: str) -> bool:
+    """Return whether a source is a test send: one person got it to look at, and nothing of it counts as had or given."""
+    return _TEST in source_id
+
+
+def tick_id(minute: datetime, newsletter_id: str | None, test_subscriber: str | None = None) -> str:
     """Return the deterministic id of a tick."""
-    return deterministic_text("tick", minute_text(minute), newsletter_id or "")
+    test = [] if test_subscriber is None else [test_subscriber]
+    return deterministic_text("tick", minute_text(minute), newsletter_id or "", *test)
 
 
 def issue_id(subscriber_id: str, newsletter_id: str, issue_group: str) -> str:

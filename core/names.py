@@ -15,8 +15,12 @@ NO_CHANNEL: Final = "none"
 PRIORITIES: Final = ("critical", "high", "normal", "low")
 POLICIES: Final = ("resend", "hold")
 """What a source wants done about a delivery that stays unknown."""
+MAX_LATE_H: Final = 120
+"""Hours after its slot for which an issue may at most be worth sending: the ledger keeps its partitions so long."""
 CADENCES: Final = ("weekdays", "monthly", "hours")
 """How a newsletter's issues follow one another."""
+USUAL_HOUR: Final = -2
+"""A subscriber's local_minute that says: when I usually read."""
 RANKINGS: Final = ("blend", "topics", "recent")
 """Policies by which the items of an issue are chosen."""
 NOTICE: Final = "notice"
@@ -52,7 +56,8 @@ GATE_REASONS: Final = {
     "low_quality": "the quality is not above the gate",
     "unscored": "neither the alert nor its publication has a quality",
     "empty_issue": "no publication was left for this subscriber, so there was nothing to send",
-    "expired": "it was decided after it had stopped being worth sending",
+    "expired": "it was decided after it had stopped being worth sending, or when the next issue was due already",
+    "holiday": "the newsletter has no issue on this local date",
 }
 """Why somebody who would have had a delivery did not get it, decided by a stream."""
 
@@ -85,5 +90,6 @@ FAILURE_REASONS: Final = {
 UNKNOWN_REASONS: Final = {
     "lease_expired": "the process that had claimed it ended without an outcome",
     "answer_lost": "the connection ended, or time ran out, before the provider's answer was read",
+    "may_have_arrived": "an earlier attempt may have arrived; it was tried again, and that attempt certainly did not",
 }
 """Why an outcome is unknown (DeliveryUnknown)."""

@@ -1,18 +1,18 @@
-"""Ranking of publications for subscribers: component B (topics) and the newsletter score.
+"""Ranking of publications for subscribers: interests, the newsletter score, and the best by it.
 
 Everything is linear and can be printed as a reason. A batch always has BATCH_ROWS rows, padded with empty ones, because a matrix
 product of one row differs from the same row in a larger product; so alone and in a batch a subscriber gets the same answer.
 Scores are rounded to 1e-4, and ties go to the smaller publication_id.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from core.vectors import Floats, unit_rows
 
 BATCH_ROWS: Final = 256
 """Rows of one matrix product: a multiple of every kernel's tile, and small enough for the cache."""
@@ -29,37 +29,10 @@ COUNTER_HALF_LIFE_D: Final = 3.0
 SCORE_SCALE: Final = 10_000
 """Scores are whole multiples of 1e-4."""
 
-OPEN_WEIGHT: Final = 1.0
-CLICK_WEIGHT: Final = 2.0
-REACTION_WEIGHTS: Final = {"like": 2.0, "bookmark": 2.5, "save": 2.5, "follow": 3.0, "comment": 4.0, "reply": 4.0}
-OTHER_REACTION_WEIGHT: Final = 2.0
-"""A provider's own reaction, such as an emoji, counts as a like."""
-
-WEAK_EVIDENCE: Final = frozenset({"pixel_proxy", "scanner"})
-"""What a machine did, not a person: it weighs nothing."""
-
-
-def engagement_weight(name: str, value: Mapping[str, Any]) -> float:
-    """Return what an event of the engagements topic weighs; 0 for what a machine did."""
-    if value.get("evidence") in WEAK_EVIDENCE:
-        return 0.0
-    if name == "ContentOpened":
-        return OPEN_WEIGHT
-    if name == "ContentClicked":
-        return CLICK_WEIGHT
-    return REACTION_WEIGHTS.get(value["reaction"], OTHER_REACTION_WEIGHT)
-
 
 def decay(age_ms: npt.NDArray[Any], half_life_d: float) -> npt.NDArray[np.float64]:
     """Return ½^(age / half-life); an age below 0 counts as 0."""
     return np.asarray(0.5 ** (np.maximum(age_ms, 0) / (half_life_d * 86_400_000.0)), dtype=np.float64)
-
-
-def unit_rows(matrix: npt.NDArray[Any]) -> Floats:
-    """Return the rows scaled to length 1 (L2); rows of zeros stay so."""
-    wide = np.asarray(matrix, dtype=np.float64)
-    length = np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
-    return np.asarray(np.divide(wide, length, out=np.zeros_like(wide), where=length > 0), dtype=np.float32)
 
 
 def interest(declared: npt.NDArray[Any], engaged: npt.NDArray[Any], engaged_weight: npt.NDArray[Any]) -> Floats:
@@ -87,32 +60,16 @@ class Ranked:
     score: npt.NDArray[np.int64]
 
 
-def rank(interests: Floats, topics: Floats, fresh: Floats, excluded: npt.NDArray[np.bool_], k: int) -> Ranked:
-    """Return the k best candidates of each row by (0.2 + r~)·fresh, where r~ is the cosine scaled to 0..1 for each row.
+def best(relevance: Floats, fresh: Floats, excluded: npt.NDArray[np.bool_], k: int) -> Ranked:
+    """Return the k best candidates of each row by (0.2 + r~)·fresh, where r~ is the relevance scaled to 0..1 for each row.
 
-    interests is (rows, T) and topics (candidates, T), both of unit rows; candidates are in the order of publication_id; excluded
-    is (rows, candidates). Scores are in units of 1e-4.
+    relevance (rows, candidates) is overwritten; candidates are in the order of publication_id; excluded is (rows, candidates).
+    Scores are in units of 1e-4.
     """
-    rows, candidates = excluded.shape
+    rows, candidates = relevance.shape
     k = min(k, candidates)
-    found = [_rank_batch(part, topics, fresh, excluded[start : start + BATCH_ROWS], k) for start, part in _batches(interests)]
-    if not found:
+    if not rows or not candidates:
         return Ranked(np.full((rows, k), -1, dtype=np.int64), np.zeros((rows, k), dtype=np.int64))
-    return Ranked(np.concatenate([item.candidate for item in found]), np.concatenate([item.score for item in found]))
-
-
-def _batches(interests: Floats) -> Iterator[tuple[int, Floats]]:
-    for start in range(0, len(interests), BATCH_ROWS):
-        yield start, interests[start : start + BATCH_ROWS]
-
-
-def _rank_batch(interests: Floats, topics: Floats, fresh: Floats, excluded: npt.NDArray[np.bool_], k: int) -> Ranked:
-    rows, candidates = excluded.shape
-    padded = np.zeros((BATCH_ROWS, interests.shape[1]), dtype=np.float32)
-    padded[:rows] = interests
-    relevance = (padded @ topics.T)[:rows]
-    if not candidates:
-        return Ranked(np.zeros((rows, 0), dtype=np.int64), np.zeros((rows, 0), dtype=np.int64))
     low, high = relevance.min(axis=1, keepdims=True), relevance.max(axis=1, keepdims=True)
     spread = high - low
     np.divide(np.float32(1), spread, out=spread, where=spread > 0)
@@ -131,8 +88,8 @@ def _rank_batch(interests: Floats, topics: Floats, fresh: Floats, excluded: npt.
     if k < candidates:
         keys.partition(candidates - k, axis=1)
         keys = keys[:, candidates - k :]
-    best = np.sort(keys, axis=1)[:, ::-1].astype(np.int64)
-    return Ranked(np.where(best < 0, -1, candidates - 1 - best % candidates), np.where(best < 0, 0, best // candidates))
+    kept = np.sort(keys, axis=1)[:, ::-1].astype(np.int64)
+    return Ranked(np.where(kept < 0, -1, candidates - 1 - kept % candidates), np.where(kept < 0, 0, kept // candidates))
 
 
 def strongest_topic(

@@ -7,18 +7,23 @@ are written by Newswire alone.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from core import checks as c
+from core.cadence import EPOCH, EVERY_DAY, Schedule
 from core.errors import EventRefused
 from core.ids import tick_id
-from core.names import CADENCES, CHANNELS, POLICIES, PRIORITIES, RANKINGS
+from core.names import CADENCES, CHANNELS, MAX_LATE_H, POLICIES, PRIORITIES, RANKINGS
 
 MAX_ALERT_LIFE: Final = timedelta(days=5)
 """Nothing is worth sending for longer; the ledger keeps its partitions so long."""
 
 MAX_VARIANTS: Final = 20
+
+SCHEDULE_DAYS: Final = 400
+"""Days after its definition within which a newsletter must have an issue: more than a year, and more than a leap year's day."""
 
 Value = Mapping[str, Any]
 Problem = tuple[str, str] | None
@@ -70,7 +75,7 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
     },
     "AlertUpdated": {"alert_id": c.uuid, "title": c.text(500), "body": c.text(50_000, empty=True), "url": c.url},
     "AlertCancelled": {"alert_id": c.uuid, "reason": _REASON},
-    "Tick": {"tick_id": c.uuid, "newsletter_id": c.slug, "requested_by": _NAME},
+    "Tick": {"tick_id": c.uuid, "newsletter_id": c.slug, "requested_by": _NAME, "test_subscriber": c.uuid},
     "SubscriberRegistered": {"subscriber_id": c.uuid, "time_zone": c.time_zone, "language": c.language, "tags": _TAGS},
     "PreferencesChanged": {
         "subscriber_id": c.uuid,
@@ -126,7 +131,7 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
         "month_day": c.between(1, 31),
         "every_hours": c.between(1, 744),
         "skip_dates": c.each(c.local_date, most=400),
-        "late_h": c.between(1, 120),
+        "late_h": c.between(1, MAX_LATE_H),
         "audience_topics": _TAGS,
         "audience_languages": _LANGUAGES,
         "audience_tags": _TAGS,
@@ -201,8 +206,10 @@ def _tick(value: Value) -> Problem:
     minute: datetime = value["minute"]
     if minute.second or minute.microsecond:
         return "minute", "is no whole minute"
-    if value["tick_id"] != tick_id(minute, value.get("newsletter_id")):
-        return "tick_id", "is not the id of this minute and newsletter_id"
+    if value.get("test_subscriber") is not None and value.get("newsletter_id") is None:
+        return "test_subscriber", "is set without newsletter_id; expected null, or the newsletter that is tried"
+    if value["tick_id"] != tick_id(minute, value.get("newsletter_id"), value.get("test_subscriber")):
+        return "tick_id", "is not the id of this minute, newsletter_id and test_subscriber"
     return None
 
 
@@ -246,7 +253,25 @@ def _are_shares(weights: Sequence[float]) -> bool:
     return all(weight > 0 for weight in weights) and math.isclose(sum(weights), 1, abs_tol=1e-6)
 
 
+def _never_due(value: Value) -> Problem:
+    """Return what is wrong with a schedule that no day is on, or says something twice in two ways."""
+    schedule = Schedule.of({"cadence": "weekdays", "month_day": 1, "every_hours": 24, "skip_dates": (), **value})
+    if schedule.cadence == "monthly" and schedule.days != EVERY_DAY:
+        return "days", "names some weekdays, but a monthly issue comes on month_day; expected all seven"
+    first = (value["defined_at"].date() - EPOCH).days
+    days = range(first, first + SCHEDULE_DAYS)
+    bare = replace(schedule, skipped=frozenset())
+    if not any(bare.comes_on(day) for day in days):
+        return "days", f"names no day that every_hours ({schedule.every_min // 60}) comes to; such as Thursday for 168"
+    if schedule.skipped and not any(schedule.comes_on(day) for day in days):
+        return "skip_dates", f"leaves no issue within {SCHEDULE_DAYS} days of defined_at; expected at least one"
+    return None
+
+
 def _newsletter(value: Value) -> Problem:
+    never = _never_due(value)
+    if never is not None:
+        return never
     variants = value.get("variants") or []
     if len(variants) == 1 or len(variants) > MAX_VARIANTS:
         return "variants", f"has {len(variants)} entries; expected none, or 2 to {MAX_VARIANTS}"

@@ -1,34 +1,27 @@
-"""When a newsletter is due: pure functions of its definition, a UTC minute and the pinned time-zone data.
+"""When a newsletter is due: pure functions of its calendar, a UTC minute and the pinned time-zone data.
 
 Slots lie on quarter hours of UTC; every offset in use is a multiple of a quarter hour, so every local quarter hour is one.
 Daylight saving: a local time that does not exist is due at the first slot after the gap, and one that comes twice is due the
-first time only.
+first time only. So every nominal local slot of a zone is due exactly once, in their order.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from core.cadence import DAY_MIN, EPOCH, Schedule, nominal_of
 from core.zones import SLOT_MIN, zone, zone_names
 
-IntArray: TypeAlias = npt.NDArray[np.int64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
+SLOT: Final = timedelta(minutes=SLOT_MIN)
 
-@dataclass(frozen=True, slots=True)
-class LocalSlot:
-    """A nominal local slot: a local day and the minute of it."""
-
-    day: date
-    minute: int
-
-    def __str__(self) -> str:
-        """Return the issue_group, such as 2026-11-22T09:00."""
-        return f"{self.day.isoformat()}T{self.minute // 60:02d}:{self.minute % 60:02d}"
+NOT_DUE: Final = -1
 
 
 def is_slot(minute: datetime) -> bool:
@@ -37,84 +30,127 @@ def is_slot(minute: datetime) -> bool:
     return at.minute % SLOT_MIN == 0 and at.second == 0 and at.microsecond == 0
 
 
+def slot_before(minute: datetime) -> datetime:
+    """Return the slot at or before an instant."""
+    at = minute.astimezone(UTC)
+    return at.replace(minute=at.minute - at.minute % SLOT_MIN, second=0, microsecond=0)
+
+
 @lru_cache(maxsize=4096)
-def local_slots(zone_name: str, slot_at: datetime) -> tuple[LocalSlot, ...]:
-    """Return the nominal local slots that are due in a zone at a UTC slot.
+def local_slots(zone_name: str, slot_at: datetime) -> tuple[int, ...]:
+    """Return the nominal local slots that are due in a zone at a UTC slot, in their order; see core.cadence.
 
     Usually one. None when this local time already was (clocks went back); several when clocks went forward since the slot
     before: those that do not exist, and the one that does.
     """
     zone_info = zone(zone_name)
     local = slot_at.astimezone(zone_info)
-    before = (slot_at - timedelta(minutes=SLOT_MIN)).astimezone(zone_info)
-    now_offset, before_offset = local.utcoffset(), before.utcoffset()
-    assert now_offset is not None
-    assert before_offset is not None
-    utc = slot_at.astimezone(UTC).replace(tzinfo=None)
-    slots = []
-    missing = utc + before_offset
-    while missing < utc + now_offset:
-        slots.append(_nominal(missing))
-        missing += timedelta(minutes=SLOT_MIN)
-    if not local.fold:
-        slots.append(_nominal(local.replace(tzinfo=None)))
-    return tuple(slots)
+    before = (slot_at - SLOT).astimezone(zone_info)
+    now = _nominal(local)
+    skipped = now - _nominal(before) - SLOT_MIN
+    missing = range(now - skipped, now, SLOT_MIN)
+    return tuple(missing) if local.fold else (*missing, now)
 
 
-def _nominal(local: datetime) -> LocalSlot:
-    return LocalSlot(local.date(), local.hour * 60 + local.minute)
+def _nominal(local: datetime) -> int:
+    return nominal_of(local.date(), local.hour * 60 + local.minute)
+
+
+@lru_cache(maxsize=65_536)
+def due_at(zone_name: str, nominal: int) -> datetime:
+    """Return the UTC slot at which a nominal local slot is due in a zone."""
+    local = datetime.combine(EPOCH, datetime.min.time()) + timedelta(minutes=nominal)
+    at = local.replace(tzinfo=zone(zone_name)).astimezone(UTC)
+    while nominal not in local_slots(zone_name, at):  # it does not exist: it is due when the gap ends
+        at -= SLOT
+    return at
 
 
 @lru_cache(maxsize=64)
-def _weekdays_somewhere(slot_at: datetime) -> frozenset[int]:
-    return frozenset(slot.day.isoweekday() for name in zone_names() for slot in local_slots(name, slot_at))
+def _slots_somewhere(slot_at: datetime) -> frozenset[int]:
+    return frozenset(slot for name in zone_names() for slot in local_slots(name, slot_at))
 
 
-def falls_somewhere(days: Collection[int], minute: datetime) -> bool:
-    """Return whether a newsletter's schedule falls in this UTC minute somewhere on earth.
+def falls_somewhere(schedule: Schedule, minute: datetime) -> bool:
+    """Return whether a newsletter's schedule falls in this UTC minute somewhere on earth, for somebody's local minute.
 
-    days are its ISO weekdays. Every quarter hour of such a day counts, because a subscriber may choose a local minute of their
-    own; which subscribers are due is decided from the slot.
+    Which subscribers are due is decided from the slot.
     """
-    return is_slot(minute) and not _weekdays_somewhere(minute).isdisjoint(days)
+    return is_slot(minute) and any(schedule.may_fall(slot) for slot in _slots_somewhere(minute))
 
 
 def due(
     zones: Sequence[str],
     zone_index: npt.NDArray[np.integer],
-    own_minute: npt.NDArray[np.integer],
-    *,
-    days: Collection[int],
-    local_minute: int,
+    minute: Ints,
+    days: npt.NDArray[np.integer],
+    schedule: Schedule,
     slot_at: datetime,
-) -> tuple[IntArray, list[str]]:
-    """Return which subscribers are due at a slot, by row, and the issue groups.
+) -> Ints:
+    """Return the nominal local slot that is due for each row at a UTC slot, or NOT_DUE.
 
-    zone_index and own_minute have one entry a row; own_minute is -1 where the newsletter's local_minute counts. The first result
-    is an index into the second, or -1 for a row that is not due. When clocks go forward over several of a row's slots, which
-    needs a jump of a day, the last counts.
+    zone_index, minute (of the local day) and days (ISO weekdays as bits) have one entry a row. When clocks go forward over
+    several of a row's slots, the last counts, and there is one issue.
     """
-    wanted = np.where(own_minute < 0, local_minute, own_minute)
-    groups: list[str] = []
-    result = np.full(len(wanted), -1, dtype=np.int64)
-    for index in np.unique(zone_index):
-        here = zone_index == index
-        for slot in local_slots(zones[int(index)], slot_at):
-            if slot.day.isoweekday() not in days:
-                continue
-            rows = here & (wanted == slot.minute)
-            if rows.any():
-                name = str(slot)
-                if name not in groups:
-                    groups.append(name)
-                result[rows] = groups.index(name)
-    return result, groups
+    result = np.full(len(minute), NOT_DUE, dtype=np.int64)
+    if not is_slot(slot_at):
+        return result
+    used = np.flatnonzero(np.bincount(zone_index, minlength=len(zones)))
+    for layer in _layers(tuple(zones), tuple(used.tolist()), slot_at):
+        weekdays: Ints = schedule.weekdays_of(layer)
+        weekdays[layer < 0] = 0
+        if weekdays.any():
+            here = layer[zone_index]
+            fits = schedule.at_minute(here, minute) & ((weekdays[zone_index] & days) != 0)
+            result[fits] = here[fits]
+    return result
+
+
+@lru_cache(maxsize=64)
+def _layers(zones: tuple[str, ...], used: tuple[int, ...], slot_at: datetime) -> list[Ints]:
+    """Return arrays over the zones: in the last each one's last nominal slot, before it the ones that do not exist.
+
+    Cached, because many newsletters, shards and chunks ask about the same slot.
+    """
+    found = [local_slots(zones[index], slot_at) for index in used]
+    depth, layers = max((len(slots) for slots in found), default=0), []
+    for back in range(depth, 0, -1):
+        layer = np.full(len(zones), NOT_DUE, dtype=np.int64)
+        layer[list(used)] = [slots[-back] if back <= len(slots) else NOT_DUE for slots in found]
+        layers.append(layer)
+    return layers
+
+
+def local_nominal(zones: Sequence[str], zone_index: npt.NDArray[np.integer], instant: datetime) -> Ints:
+    """Return what each row's wall clock shows at an instant, in minutes since 1970-01-01T00:00 of that clock."""
+    clocks = np.zeros(max(len(zones), 1), dtype=np.int64)
+    for index in np.flatnonzero(np.bincount(zone_index, minlength=1)).tolist():
+        clocks[index] = _nominal(instant.astimezone(zone(zones[index])))
+    return np.asarray(clocks[zone_index])
 
 
 def local_minute_of_day(zones: Sequence[str], zone_index: npt.NDArray[np.integer], instant: datetime) -> npt.NDArray[np.int16]:
     """Return the minute of the local day, 0 to 1439, of each row at an instant."""
-    minutes = np.zeros(max(len(zones), 1), dtype=np.int16)
-    for index in np.unique(zone_index):
-        local = instant.astimezone(zone(zones[int(index)]))
-        minutes[int(index)] = local.hour * 60 + local.minute
-    return np.asarray(minutes[zone_index])
+    return (local_nominal(zones, zone_index, instant) % DAY_MIN).astype(np.int16)
+
+
+def next_slots(schedule: Schedule, zone_name: str, after: datetime) -> Iterator[tuple[datetime, int]]:
+    """Yield the UTC slots from an instant on at which a newsletter has an issue in a zone, and the nominal one of each.
+
+    For somebody without a local minute and days of their own. Ends only with the calendar.
+    """
+    at = slot_before(after)
+    if at < after:
+        at += SLOT
+    day = _nominal(at.astimezone(zone(zone_name))) // DAY_MIN - 1
+    step = schedule.every_min if schedule.cadence == "hours" else DAY_MIN
+    found: tuple[datetime, int] | None = None
+    while True:
+        if schedule.comes_on(day):
+            first = day * DAY_MIN + (schedule.local_minute - day * DAY_MIN) % step
+            for nominal in range(first, (day + 1) * DAY_MIN, step):
+                slot_at = due_at(zone_name, nominal)
+                if found is not None and found[0] != slot_at:
+                    yield found
+                found = (slot_at, nominal) if slot_at >= at else None
+        day += 1

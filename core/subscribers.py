@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from core.cadence import EVERY_DAY, day_bits
 from core.folding import StateEvent, to_ms
 from core.names import CHANNELS
 from core.packing import pack, pack_bytes, unpack, unpack_bytes
@@ -23,16 +24,20 @@ from core.zones import FALLBACK_ZONE
 
 Array = npt.NDArray[Any]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the packing; a change of the columns below raises it."""
 
 FALLBACK_LANGUAGE: Final = "en"
 """Language of a row that was never registered."""
 
+MOVES_KEPT: Final = 3
+"""Earlier choices of zone, local minute and days that are remembered, so that somebody who tries out a few loses no issue."""
+
 CHANNEL_INDEX: Final = {channel: index for index, channel in enumerate(CHANNELS)}
 _NO_ADDRESSES: Final = (None,) * len(CHANNELS)
 
 # Column: dtype, value of a new row, width (0: one value; -1: grows with its vocabulary, or with the longest list of quiet hours).
+# moved_ms and old_*: when zone, local_minute and days were changed, the last time first, and what they were until then.
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "registered": ("?", 0, 0),
     "erased": ("?", 0, 0),
@@ -42,6 +47,11 @@ _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "alerts": ("?", 0, 0),
     "paused_until_ms": ("<i8", 0, 0),
     "local_minute": ("<i2", -1, 0),
+    "days": ("|u1", EVERY_DAY, 0),
+    "moved_ms": ("<i8", 0, MOVES_KEPT),
+    "old_zone": ("<i2", 0, MOVES_KEPT),
+    "old_minute": ("<i2", -1, MOVES_KEPT),
+    "old_days": ("|u1", EVERY_DAY, MOVES_KEPT),
     "alerts_a_day": ("<i4", -1, 0),
     "order": ("|i1", -1, len(CHANNELS)),
     "urgent": ("?", 0, len(CHANNELS)),
@@ -52,6 +62,7 @@ _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "quiet_start": ("<i2", -1, -1),
     "quiet_end": ("<i2", -1, -1),
 }
+_TIMING: Final = {"old_zone": "zone", "old_minute": "local_minute", "old_days": "days"}
 _VOCABULARIES: Final = {"newsletters": "newsletters", "tags": "tags", "topics": "topics"}
 
 
@@ -176,7 +187,7 @@ class SubscriberTable:
             self.ids.append(key)
             self.addresses.append(list(_NO_ADDRESSES))
             if row == len(self._columns["hash"]):
-                self._grow_rows(row * 2)
+                self._grow_rows(row + row // 4)
             text = key.hex()
             dashed = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
             self._columns["hash"][row] = zlib.crc32(dashed.encode())
@@ -192,8 +203,21 @@ class SubscriberTable:
             return True
         row = self.row(subscriber_key(event.value["subscriber_id"]))
         if not self._columns["erased"][row]:
+            before, subscribed = self._timing(row), bool(self._columns["newsletters"][row].any())
             handler(self, row, event.value)
+            if subscribed and event.name in _MOVING and self._timing(row) != before:
+                self._moved(row, before, to_ms(event.value[_MOVING[event.name]]))
         return True
+
+    def _timing(self, row: int) -> tuple[int, ...]:
+        return tuple(int(self._columns[name][row]) for name in _TIMING.values())
+
+    def _moved(self, row: int, before: tuple[int, ...], at_ms: int) -> None:
+        """Note that the issues of a subscriber of newsletters come at another time from now on."""
+        for name, value in zip(("moved_ms", *_TIMING), (at_ms, *before), strict=True):
+            line = self._columns[name][row]
+            line[1:] = line[:-1].copy()
+            line[0] = value
 
     def _registered(self, row: int, value: Mapping[str, Any]) -> None:
         self._columns["registered"][row] = True
@@ -220,6 +244,8 @@ class SubscriberTable:
             self._set_flags("tags", self.tags, row, tags)
         if (quiet := value.get("quiet_hours")) is not None:
             self._set_quiet_hours(row, quiet)
+        if (days := value.get("days")) is not None:
+            columns["days"][row] = day_bits(days)
         if (paused := value.get("paused_until")) is not None:
             columns["paused_until_ms"][row] = to_ms(paused)
         for name in ("alerts", "local_minute", "alerts_a_day"):
@@ -287,7 +313,7 @@ class SubscriberTable:
     def _grow_width(self, name: str, width: int) -> None:
         array = self._columns[name]
         if width > array.shape[1]:
-            wider = np.full((len(array), max(width, array.shape[1] * 3 // 2)), _COLUMNS[name][1], dtype=array.dtype)
+            wider = np.full((len(array), max(width, array.shape[1] * 5 // 4)), _COLUMNS[name][1], dtype=array.dtype)
             wider[:, : array.shape[1]] = array
             self._columns[name] = wider
 
@@ -310,7 +336,7 @@ class SubscriberTable:
                 vocabulary: Vocabulary = getattr(self, name)
                 order = [index for index in vocabulary.sorted_order() if index < column.shape[1]]
                 head[name], column = [vocabulary.names[index] for index in order], column[:, order]
-            elif name in ("language", "zone"):
+            elif name in ("language", "zone", "old_zone"):
                 vocabulary = self.languages if name == "language" else self.zones
                 order = vocabulary.sorted_order()
                 head[name] = [vocabulary.names[index] for index in order]
@@ -350,6 +376,9 @@ class SubscriberTable:
         flat: list[bytes | None] = [item or None for item in unpack_bytes(arrays["addresses"], arrays["address_lengths"])]
         self.addresses = [flat[start : start + width] for start in range(0, len(flat), width)]
 
+
+_MOVING: Final = {"SubscriberRegistered": "registered_at", "PreferencesChanged": "changed_at"}
+"""Events that may change when issues come, and the field with their time."""
 
 _HANDLERS: Final = {
     "SubscriberRegistered": SubscriberTable._registered,

@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from core.errors import SetupError
 from core.names import CHANNELS, GATE_REASONS, NO_CHANNEL
-from core.subscribers import SubscriberTable
+from core.subscribers import SubscriberTable, subscriber_key
 from core.zones import TZDATA_VERSION
 
-CODE_VERSION: Final = "deciding-1"
+CODE_VERSION: Final = "deciding-2"
 """Raised when the same state and event would be decided otherwise; recorded with every decision."""
 
-MAX_RECORD_BYTES: Final = 512 * 1024
-"""A decision record stays below this uncompressed: a quarter of what topics and clients allow."""
+MAX_RECORD_BYTES: Final = 1024 * 1024
+"""A decision record stays below this uncompressed: half of what topics and clients allow."""
 
 DAY_MS: Final = 86_400_000
 
@@ -155,6 +155,14 @@ def registered_rows(table: SubscriberTable, chunk: int, chunks: int) -> Rows:
     """Return the rows of a chunk that a decision is about."""
     rows = table.chunk_rows(chunk, chunks)
     return np.asarray(rows[table.column("registered")[rows] & ~table.column("erased")[rows]])
+
+
+def registered_row(table: SubscriberTable, subscriber_id: str) -> Rows:
+    """Return the one row of a subscriber, none when they are not registered or were erased."""
+    row = table.row_of.get(subscriber_key(subscriber_id))
+    if row is None or not table.column("registered")[row] or table.column("erased")[row]:
+        return np.zeros(0, dtype=np.int64)
+    return np.array([row], dtype=np.int64)
 
 
 def envelope(place: Place, *, chunks: int, population: int, verdicts: Verdicts, decided_at: datetime) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from deploy import population
 from deploy.client import POLL_S, PROVIDERS, StackClient, StepFailed
+from deploy.readers import side_by_side, write_reading
 from deploy.sandbox.scoring import quality_of
 
 CHANNELS = ("email", "slack", "discord", "webhook", "none")
@@ -56,6 +57,8 @@ class Given:
     subscribers: list[dict[str, Any]]
     alerts: list[dict[str, Any]]
     slot: str
+    reading: list[dict[str, Any]]
+    """What some of the subscribers read before, as ContentClicked."""
     others: int
     """Subscribers that the stack had before the demo's first run; they are in every population."""
     folder: Path
@@ -101,8 +104,9 @@ def write_input(demo: Demo) -> Given:
         first = {"slot": now.strftime("%Y-%m-%dT%H:%MZ"), "raised_at": now.isoformat(), "others": others}
         file.write_text(json.dumps(first))
     first = json.loads(file.read_text())
-    alerts = population.alerts(datetime.fromisoformat(first["raised_at"]))
-    given = Given(population.publications(), people, alerts, first["slot"], first["others"], folder)
+    began = datetime.fromisoformat(first["raised_at"])
+    alerts, reading = population.alerts(began), population.reading(people, began)
+    given = Given(population.publications(), people, alerts, first["slot"], reading, first["others"], folder)
     documents = {"publications": given.publications, "subscribers": people, "newsletter": [population.newsletter()]}
     documents |= {f"alert-{number}": [alert] for number, alert in enumerate(alerts, start=1)}
     for name, lines in documents.items():
@@ -117,8 +121,10 @@ def run(demo: Demo) -> bool:
     began = time.monotonic()
     given = write_input(demo)
     before = sum(accepted(demo, given).values())
-    publish(demo, given)
+    with demo.step("publish"):
+        demo.command("publish", str(given.folder / "publications.jsonl"))
     register(demo, given)
+    wait_scored(demo, given)
     with demo.step("newsletter"):
         demo.command("tick", population.NEWSLETTER_ID, "--slot", given.slot, "--at-any-time")
         wait_settled(demo, given, given.newsletter)
@@ -132,8 +138,8 @@ def run(demo: Demo) -> bool:
     return not problems
 
 
-def publish(demo: Demo, given: Given) -> None:
-    """Publish the articles and wait until each is approved or rejected."""
+def wait_scored(demo: Demo, given: Given) -> None:
+    """Wait until each article is approved or rejected, and known where newsletters are decided."""
     sql = """select count(*) filter (where state in ('approved', 'rejected')),
                     min(publication_id::text) filter (where state = 'retracted')
              from api.publications where publication_id = any(%s::uuid[])"""
@@ -147,9 +153,9 @@ def publish(demo: Demo, given: Given) -> None:
             )
         return int(count)
 
-    with demo.step("publish and score"):
-        demo.command("publish", str(given.folder / "publications.jsonl"))
+    with demo.step("score"):
         demo.wait("publications scored", len(given.publications), scored)
+        wait_applied(demo)
 
 
 def register(demo: Demo, given: Given) -> None:
@@ -160,9 +166,15 @@ def register(demo: Demo, given: Given) -> None:
         demo.command("subscribe", "--file", str(given.folder / "subscribers.jsonl"))
         count = len(given.subscribers)
         demo.wait("subscribers registered", count, lambda: int(demo.query(sql, given.subscriber_ids)[0][0]))
-        groups = ("audience", "newsletters", "alerts")
-        if behind := demo.lag(*groups):
-            demo.wait("records applied by the stages", behind, lambda: max(0, behind - demo.lag(*groups)))
+        write_reading(demo, given.reading)
+        wait_applied(demo)
+
+
+def wait_applied(demo: Demo) -> None:
+    """Wait until the stages that decide have applied what is in the log."""
+    groups = ("audience", "newsletters", "alerts")
+    if behind := demo.lag(*groups):
+        demo.wait("records applied by the stages", behind, lambda: max(0, behind - demo.lag(*groups)))
 
 
 def wait_settled(demo: Demo, given: Given, source: str) -> None:
@@ -272,6 +284,7 @@ def report(demo: Demo, given: Given, before: int, problems: list[str]) -> None:
             say(demo, f"  - {problem}")
     else:
         say(demo, "Accounting closes: input, accounting and sandbox providers agree on every count.", "bold green")
+    demo.console.print(side_by_side(demo, given.newsletter, given.subscribers))
     where_to_look(demo, given)
 
 

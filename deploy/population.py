@@ -60,6 +60,9 @@ FAMILY = (
 ALWAYS_QUIET = [{"start_minute": 0, "end_minute": 720}, {"start_minute": 720, "end_minute": 0}]
 """Quiet hours that cover the whole day, so that what the demo expects does not depend on when it is run."""
 
+READS_EVERY, READS = 4, 6
+"""Every fourth subscriber has a reading history, of six articles."""
+
 Outcome = tuple[str, str]
 """(channel, outcome): outcome is chosen, or the reason of the gate."""
 
@@ -131,6 +134,25 @@ def newsletter() -> dict[str, Any]:
         "reply_to": "editors@newswire.example",
         "postal_address": "Newswire demo, 1 Example Street, 10115 Berlin, Germany",
     }
+
+
+def reading(documents: list[dict[str, Any]], before: datetime) -> list[dict[str, Any]]:
+    """Return what every READS_EVERY-th subscriber read in the days before: ContentClicked of articles of one category each.
+
+    The category is not one of those they declared, so that what they get beyond their topics comes from what they read.
+    """
+    by_topic: dict[str, list[str]] = {}
+    for publication in publications():
+        for topic in publication["topics"]:
+            by_topic.setdefault(topic["topic"], []).append(publication["publication_id"])
+    found = []
+    for number, document in enumerate(documents[::READS_EVERY]):
+        rng = random.Random(f"reading {number}")
+        themes = sorted(name for name, ids in by_topic.items() if len(ids) > READS and name not in document["topics"])
+        for publication_id in rng.sample(by_topic[rng.choice(themes)], READS):
+            at = before - timedelta(minutes=rng.randint(60, 10 * 24 * 60))
+            found.append({"subscriber_id": document["subscriber_id"], "publication_id": publication_id, "occurred_at": at})
+    return found
 
 
 def alerts(raised_at: datetime) -> list[dict[str, Any]]:

@@ -3,9 +3,11 @@
 import click
 
 from edge.alerts import alert, alert_cancel
+from edge.campaigns import dry_run, test_send
 from edge.controls import resume, stop, stops
 from edge.newsletters import newsletter
 from edge.people import link, prefer, subscribe, unlink, unsubscribe
+from edge.previewing import preview
 from edge.publishing import publish, retract
 from edge.watching import show, watch
 from runtime.commands import run_group
@@ -46,12 +48,16 @@ def run_ses_events() -> None:
     sys.exit(run(settings))
 
 
+newsletter.add_command(dry_run)
+newsletter.add_command(test_send)
+
 commands: list[click.Command] = [
     publish,
     retract,
     alert,
     alert_cancel,
     newsletter,
+    preview,
     subscribe,
     prefer,
     link,

@@ -4,7 +4,8 @@ A definition is checked before it is written, and one that changes nothing write
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,8 @@ from runtime.output import Output
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from core.newsletters import Definitions
     from edge.writing import Log, NewEvent
     from runtime.documents import Document
@@ -59,9 +62,12 @@ def newsletter_define(output: Output, file: str) -> None:
     """
     from edge.writing import Log
     from runtime.documents import read_documents
+    from runtime.templates import load_templates
 
     documents = read_documents(file, sys.stdin)
-    with Log(Settings.load()) as log:
+    settings = Settings.load()
+    templates = load_templates(settings)
+    with Log(settings) as log:
         known = defined_newsletters(log)
         defaults = {**NEWSLETTER_DEFAULTS, "defined_at": log.clock.now()}
         written = []
@@ -71,12 +77,21 @@ def newsletter_define(output: Output, file: str) -> None:
             before = earlier["revision"] if earlier else 0
             filled = {**defaults, "from_name": fields.get("name"), "revision": max(before, 1), **fields}
             event = read_events("NewsletterDefined", "newsletter_id", log.topics.newsletters, [document], filled)[0]
+            _refuse_unknown_templates(document, event.value, templates)
             revision = _revision_of(document, event, earlier, given="revision" in fields)
             written.append((event.key, revision, revision != before))
             if revision != before:
                 log.write_one(event._replace(value={**event.value, "revision": revision}))
     for key, revision, changed in written:
         output.item({"newsletter_id": key, "revision": revision, "changed": changed})
+
+
+def _refuse_unknown_templates(document: "Document", value: Mapping[str, Any], templates: Collection[str]) -> None:
+    """Raise InputError when the newsletter or a variant of it names a template that is not there."""
+    places = [("template", value["template"]), *(("variants.template", one["template"]) for one in value["variants"])]
+    for field, name in places:
+        if name is not None and name not in templates:
+            raise document.refuse(InputError(f"{field}: there is no template {name}; there are {', '.join(sorted(templates))}"))
 
 
 def _revision_of(document: "Document", event: "NewEvent", earlier: Mapping[str, Any] | None, *, given: bool) -> int:
@@ -106,24 +121,59 @@ def defined_newsletters(log: "Log") -> "Definitions":
     return known
 
 
-@newsletter.command("list", epilog="Example: newswire newsletter list")
+_ZONE = click.option("--zone", default="UTC", show_default=True, help="IANA zone in which the next issue is looked for.")
+
+
+@newsletter.command("list", epilog="Example: newswire newsletter list --zone Europe/Berlin")
+@_ZONE
 @click.pass_obj
-def newsletter_list(output: Output) -> None:
-    """List the newsletters as they are defined now."""
+def newsletter_list(output: Output, zone: str) -> None:
+    """List the newsletters as they are defined now, with how they come and when next, for who chose no time of their own."""
     from edge.writing import Log
 
-    days = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+    _check_zone(zone)
     with Log(Settings.load()) as log:
-        rows = [
-            (
-                v["newsletter_id"],
-                v["revision"],
-                v["name"],
-                "daily" if len(set(v["days"])) == 7 else " ".join(days[d - 1] for d in v["days"]),
-                f"{v['local_minute'] // 60:02d}:{v['local_minute'] % 60:02d}",
-                v["max_items"],
-                v["from_address"],
-            )
-            for v in defined_newsletters(log).all()
-        ]
-    output.table("Newsletters", ["newsletter_id", "revision", "name", "days", "local_time", "max_items", "from_address"], rows)
+        rows = []
+        for value in defined_newsletters(log).all():
+            comes, ((_, local),) = _ahead(value, zone, log.clock.now(), 1)
+            shown = value["newsletter_id"], value["revision"], value["name"], comes, local
+            rows.append((*shown, value["max_items"], value["from_address"]))
+    output.table("Newsletters", ["newsletter_id", "revision", "name", "comes", "next_local", "max_items", "from_address"], rows)
+
+
+@newsletter.command("next", epilog="Example: newswire newsletter next daily --zone Europe/Berlin --count 7")
+@click.argument("newsletter_id", metavar="NEWSLETTER")
+@_ZONE
+@click.option("--count", type=click.IntRange(1, 366), default=5, show_default=True, help="How many.")
+@click.pass_obj
+def newsletter_next(output: Output, newsletter_id: str, zone: str, count: int) -> None:
+    """Show when the next issues of NEWSLETTER come in a zone, for who chose no time and no days of their own."""
+    from edge.writing import Log
+
+    _check_zone(zone)
+    with Log(Settings.load()) as log:
+        known = defined_newsletters(log)
+        value = known.newest(newsletter_id)
+        if value is None:
+            names = ", ".join(definition["newsletter_id"] for definition in known.all()) or "none is defined"
+            raise InputError(f"There is no newsletter {newsletter_id!r}. Known: {names}.")
+        comes, slots = _ahead(value, zone, log.clock.now(), count)
+    output.table(f"{newsletter_id}: {comes}", ["slot", "local"], slots)
+
+
+def _check_zone(zone: str) -> None:
+    from core.checks import time_zone
+
+    problem = time_zone(zone)
+    if problem is not None:
+        raise InputError(f"zone: {zone!r} {problem}")
+
+
+def _ahead(value: Mapping[str, Any], zone: str, now: "datetime", count: int) -> tuple[str, list[tuple["datetime", str]]]:
+    """Return a newsletter's cadence in words, and its next slots: in UTC, and as the wall clock of a zone shows them."""
+    from core.cadence import Schedule, nominal_text
+    from core.schedule import next_slots
+
+    schedule = Schedule.of(value)
+    slots = islice(next_slots(schedule, zone, now), count)
+    return schedule.in_words(), [(at, nominal_text(nominal)) for at, nominal in slots]

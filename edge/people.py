@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.errors import EventRefused, InputError
-from core.names import CHANNELS
+from core.names import CHANNELS, USUAL_HOUR
 from edge.publishing import parse_topics
 from runtime.output import Output
 from runtime.settings import Settings
@@ -30,8 +30,11 @@ _PREFERENCE_OPTIONS = (
         "--paused-until", help="No newsletters before this time, such as 2026-12-01T00:00:00Z; a past one ends a pause."
     ),
     click.option(
-        "--newsletter-time", help="Local time of newsletters, such as 07:30 (a quarter hour); `default` means as they say."
+        "--newsletter-time",
+        help="Local time of newsletters, such as 07:30 (a quarter hour); `usual` means when they usually read, `default` as the"
+        " newsletters say.",
     ),
+    click.option("--days", help="Weekdays of newsletters, such as mon-fri or tue,sat; `all` means as they say."),
     click.option("--alerts-a-day", type=int, help="Most alerts in 24 hours; -1 means no cap."),
     click.option("--tags", help="Labels that newsletters may select on, comma-separated."),
 )
@@ -54,6 +57,27 @@ def _minute(text: str, field: str) -> int:
     return int(hour) * 60 + int(minute)
 
 
+def _newsletter_time(text: str) -> int:
+    named = {"default": -1, "usual": USUAL_HOUR}
+    return named[text] if text in named else _minute(text, "newsletter_time")
+
+
+def _days(text: str) -> list[int]:
+    """Return ISO weekdays of a text such as mon-fri,sun; none for `all`."""
+    if text.strip() == "all":
+        return []
+    names, found = ("mon", "tue", "wed", "thu", "fri", "sat", "sun"), set()
+    for part in _names(text.lower()):
+        first, dash, last = part.partition("-")
+        if first not in names or (dash and last not in names):
+            raise InputError(f"days: {part!r} is no weekday; expected such as mon-fri or tue,sat")
+        start, end = names.index(first), names.index(last if dash else first)
+        found |= {(start + step) % 7 + 1 for step in range((end - start) % 7 + 1)}
+    if not found:
+        raise InputError("days: is empty; expected such as mon-fri, or all")
+    return sorted(found)
+
+
 def _quiet_hours(text: str) -> list[dict[str, int]]:
     found = []
     for part in _names(text):
@@ -72,7 +96,8 @@ _READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "urgent_channels": ("urgent_channels", _names),
     "quiet_hours": ("quiet_hours", _quiet_hours),
     "paused_until": ("paused_until", str),
-    "newsletter_time": ("local_minute", lambda text: -1 if text == "default" else _minute(text, "newsletter_time")),
+    "newsletter_time": ("local_minute", _newsletter_time),
+    "days": ("days", _days),
     "alerts_a_day": ("alerts_a_day", int),
     "tags": ("tags", _names),
 }

@@ -65,12 +65,12 @@ with first as (
 _CHOSEN = (
     _FIRST
     + """
-insert into deliveries as t (delivery_id, source_id, subscriber_id, channel, state, decided_at)
-select n.delivery_id, first.source_id, n.subscriber_id, n.channel, 0, first.decided_at
-  from unnest(%(of)s::int[], %(deliveries)s::text[], %(subscribers)s::uuid[], %(channels)s::text[])
-    as n(i, delivery_id, subscriber_id, channel)
+insert into deliveries as t (delivery_id, source_id, subscriber_id, channel, state, decided_at, variant)
+select n.delivery_id, first.source_id, n.subscriber_id, n.channel, 0, first.decided_at, n.variant
+  from unnest(%(of)s::int[], %(deliveries)s::text[], %(subscribers)s::uuid[], %(channels)s::text[], %(variants)s::text[])
+    as n(i, delivery_id, subscriber_id, channel, variant)
   join first on first.i = n.i
-on conflict (delivery_id) do update set decided_at = excluded.decided_at
+on conflict (delivery_id) do update set decided_at = excluded.decided_at, variant = excluded.variant
 where t.decided_at is null or excluded.decided_at < t.decided_at
 """
 )
@@ -168,9 +168,12 @@ def _counts(value: dict[str, Any]) -> tuple[list[str], list[int], list[int], lis
         name = names[item["channel"]] if item["channel"] >= 0 else NO_CHANNEL
         gated[name] = gated.get(name, 0) + 1
     channels = sorted({*others, *chosen, *gated})
-    population = value["population"]
-    rest = [others[c] if c in others else population - chosen.get(c, 0) - gated.get(c, 0) for c in channels]
-    return channels, [chosen.get(c, 0) for c in channels], [gated.get(c, 0) for c in channels], rest
+    return (
+        channels,
+        [chosen.get(c, 0) for c in channels],
+        [gated.get(c, 0) for c in channels],
+        [others.get(c, 0) for c in channels],
+    )
 
 
 def _chunks(events: Sequence[Event]) -> Statement:
@@ -195,16 +198,16 @@ def uuid_text(data: bytes) -> str:
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
-def chosen_deliveries(value: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield delivery id, subscriber id and channel of each delivery that an AudienceDecided names."""
+def chosen_deliveries(value: dict[str, Any]) -> Iterator[tuple[str, str, str, str | None]]:
+    """Yield delivery id, subscriber id, channel and variant of each delivery that an AudienceDecided names."""
     not_after: datetime = value["not_after"]
     kind, source_id, newsletter_id = value["source_kind"], value["source_id"], value["newsletter_id"]
-    channels, groups = value["channels"], value["issue_groups"]
+    channels, groups, variants = value["channels"], value["issue_groups"], [*value["variants"], None]
     for item in value["chosen"]:
         subscriber_id = uuid_text(item["subscriber"])
         channel = channels[item["channel"]]
         cause = issue_id(subscriber_id, newsletter_id, groups[item["issue_group"]]) if kind == "newsletter" else source_id
-        yield delivery_id(cause, kind, subscriber_id, channel, not_after), subscriber_id, channel
+        yield delivery_id(cause, kind, subscriber_id, channel, not_after), subscriber_id, channel, variants[item["variant"]]
 
 
 def _chosen(events: Sequence[Event]) -> Statement | None:
@@ -212,9 +215,10 @@ def _chosen(events: Sequence[Event]) -> Statement | None:
     ids: list[str] = []
     subscribers: list[str] = []
     channels: list[str] = []
+    variants: list[str | None] = []
     seen: set[str] = set()
     for number, event in enumerate(events, 1):
-        for identity, subscriber_id, channel in chosen_deliveries(event.value):
+        for identity, subscriber_id, channel, variant in chosen_deliveries(event.value):
             if identity in seen:
                 continue
             seen.add(identity)
@@ -222,6 +226,7 @@ def _chosen(events: Sequence[Event]) -> Statement | None:
             ids.append(identity)
             subscribers.append(subscriber_id)
             channels.append(channel)
+            variants.append(variant)
     if not ids:
         return None
     params = _positions(events) | {
@@ -229,6 +234,7 @@ def _chosen(events: Sequence[Event]) -> Statement | None:
         "deliveries": "{" + ",".join(ids) + "}",
         "subscribers": "{" + ",".join(subscribers) + "}",
         "channels": texts(channels),
+        "variants": texts(variants),
     }
     return Statement(_CHOSEN, params)
 
@@ -360,7 +366,7 @@ def _topics(topics: Topics) -> tuple[str, ...]:
 
 DELIVERIES = Projection(
     name="deliveries",
-    version=2,
+    version=3,
     topics=_topics,
     tables=("sources", "chunks", "dropped_copies", "deliveries", "gated"),
     views=("deliveries", "gated", "skips", "accounting", "sources"),

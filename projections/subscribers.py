@@ -35,6 +35,7 @@ update subscribers t set
     quiet_hours = coalesce(n.quiet_hours::jsonb, t.quiet_hours),
     paused_until = coalesce(n.paused_until, t.paused_until),
     local_minute = coalesce(n.local_minute, t.local_minute),
+    days = coalesce(n.days::integer[], t.days),
     alerts_a_day = coalesce(n.alerts_a_day, t.alerts_a_day),
     registered_at = coalesce(t.registered_at, n.registered_at),
     unsubscribed_at = case when n.unsubscribed is null then t.unsubscribed_at else n.unsubscribed_at end,
@@ -42,11 +43,11 @@ update subscribers t set
 from unnest(%(ids)s::uuid[], %(time_zones)s::text[], %(languages)s::text[], %(tags)s::text[], %(topics)s::text[],
             %(linked)s::text[], %(verified)s::text[], %(unlinked)s::text[], %(orders)s::text[], %(urgent)s::text[],
             %(newsletters)s::text[], %(dropped)s::text[], %(alerts)s::bool[], %(quiet)s::text[], %(paused)s::timestamptz[],
-            %(minutes)s::int[], %(caps)s::int[], %(registered)s::timestamptz[], %(unsubscribed)s::bool[],
+            %(minutes)s::int[], %(days)s::text[], %(caps)s::int[], %(registered)s::timestamptz[], %(unsubscribed)s::bool[],
             %(unsubscribed_at)s::timestamptz[], %(applied)s::bigint[])
     as n(subscriber_id, time_zone, language, tags, topics, linked, verified, unlinked, channel_order, urgent_channels,
-         newsletters, dropped, alerts, quiet_hours, paused_until, local_minute, alerts_a_day, registered_at, unsubscribed,
-         unsubscribed_at, applied_offset)
+         newsletters, dropped, alerts, quiet_hours, paused_until, local_minute, days, alerts_a_day, registered_at,
+         unsubscribed, unsubscribed_at, applied_offset)
 where t.subscriber_id = n.subscriber_id and t.erased_at is null and t.applied_offset < n.applied_offset
 """
 
@@ -54,14 +55,14 @@ _ERASE = """
 update subscribers t set
     time_zone = null, language = null, tags = default, topics = default, channels = default, channel_order = default,
     urgent_channels = default, newsletters = default, alerts = default, quiet_hours = default, paused_until = null,
-    local_minute = null, alerts_a_day = null, registered_at = null, unsubscribed_at = null, erased_at = n.erased_at,
-    applied_offset = n.applied_offset
+    local_minute = null, days = default, alerts_a_day = null, registered_at = null, unsubscribed_at = null,
+    erased_at = n.erased_at, applied_offset = n.applied_offset
 from unnest(%(ids)s::uuid[], %(at)s::timestamptz[], %(applied)s::bigint[]) as n(subscriber_id, erased_at, applied_offset)
 where t.subscriber_id = n.subscriber_id and t.erased_at is null
 """
 
 _PLAIN_FIELDS = ("time_zone", "language", "tags", "topics", "urgent_channels", "quiet_hours", "paused_until", "local_minute",
-                 "alerts_a_day")  # fmt: skip
+                 "days", "alerts_a_day")  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -81,6 +82,7 @@ class _Patch:
     quiet_hours: list[dict[str, int]] | None = None
     paused_until: datetime | None = None
     local_minute: int | None = None
+    days: list[int] | None = None
     alerts_a_day: int | None = None
     links: dict[str, bool | None] = field(default_factory=dict)
     """Channel to verified, or None when it was unlinked."""
@@ -203,6 +205,7 @@ def _patch(patches: dict[str, _Patch]) -> Statement:
         "quiet": texts(_json(p.quiet_hours) for p in folded),
         "paused": times(p.paused_until for p in folded),
         "minutes": plain(p.local_minute for p in folded),
+        "days": texts(None if p.days is None else _array([str(day) for day in p.days]) for p in folded),
         "caps": plain(p.alerts_a_day for p in folded),
         "registered": times(p.registered_at for p in folded),
         "unsubscribed": plain(p.unsubscribed for p in folded),
@@ -214,7 +217,7 @@ def _patch(patches: dict[str, _Patch]) -> Statement:
 
 SUBSCRIBERS = Projection(
     name="subscribers",
-    version=1,
+    version=2,
     topics=lambda topics: (topics.subscribers,),
     tables=("subscribers",),
     views=("subscribers",),

@@ -46,7 +46,8 @@ _MARK: Final = "registered"
 _LOCK: Final = 0x73756273
 """Advisory lock of registering ('subs'): two imports at once wait for each other, so no address gets two ids."""
 _PREFERENCES: Final = (
-    "topics", "urgent_channels", "newsletters", "alerts", "quiet_hours", "paused_until", "local_minute", "alerts_a_day",
+    "topics", "urgent_channels", "newsletters", "alerts", "quiet_hours", "paused_until", "local_minute", "days",
+    "alerts_a_day",
 )  # fmt: skip
 """Fields of a subscriber's document that go into PreferencesChanged as they are."""
 

@@ -111,8 +111,20 @@ class Settings:
         "NEWSWIRE_SWEEP_INTERVAL_S", 2.0, "How often a sink looks for ended leases, due retries and unreported outcomes."
     )
     alert_from: str = _setting("NEWSWIRE_ALERT_FROM", "Newswire alerts <alerts@newswire.example>", "Sender of alerts by mail.")
+    embedding_model: str = _setting(
+        "NEWSWIRE_EMBEDDING_MODEL",
+        "",
+        "Folder with the embedding model's files; empty means the installed packages, off means no content vectors.",
+    )
+    training_interval_h: float = _setting("NEWSWIRE_TRAINING_INTERVAL_H", 24.0, "How often the ranking model is fitted anew.")
+    training_margin: float = _setting(
+        "NEWSWIRE_TRAINING_MARGIN", 0.01, "NDCG@10 that a fitted model may lose against the one in use before it is refused."
+    )
     alert_postal_address: str = _setting(
         "NEWSWIRE_ALERT_POSTAL_ADDRESS", "", "Postal address under alerts, required by law in many places."
+    )
+    templates: str = _setting(
+        "NEWSWIRE_TEMPLATES", "", "Folder (absolute) with mail templates of one's own, name.mjml and name.txt; checked at start."
     )
     snapshot_interval_s: float = _setting("NEWSWIRE_SNAPSHOT_INTERVAL_S", 30.0, "Shortest time between two snapshots of a shard.")
     instance_id: str = _setting("NEWSWIRE_INSTANCE_ID", "", "Static group membership when set; empty is dynamic.")

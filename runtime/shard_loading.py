@@ -7,9 +7,9 @@ contains (retention) is read from where it begins; a snapshot that is ahead of i
 import logging
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from core.errors import CodecError
 from runtime import metrics
@@ -20,12 +20,47 @@ from runtime.shard_snapshots import Snapshot, newest
 from schemas.codec import Codec
 from schemas.records import Event
 
-if TYPE_CHECKING:
-    from runtime.shards import Shard
-
 Positions = dict[tuple[str, int], int]
 
 log = logging.getLogger(__name__)
+
+
+class ShardState(Protocol):
+    """What a decider knows of one shard; implemented in core, as a pure fold."""
+
+    def apply(self, event: Event) -> None:
+        """Fold one event of a state topic, or of the decisions topic; applying one twice changes nothing (decisions)."""
+
+    def dump(self) -> bytes:
+        """Return the state, packed; equal states give equal bytes."""
+
+    def load(self, data: bytes) -> None:
+        """Take over what `dump` returned."""
+
+
+S = TypeVar("S", bound=ShardState)
+
+
+class Folded(Generic[S]):
+    """One shard as its logs say."""
+
+    def __init__(self, partition: int, state: S) -> None:
+        self.partition, self.state = partition, state
+        self.applied: dict[str, int] = {}
+        """Topic -> next offset that the state does not contain."""
+        self.decided: dict[tuple[str, int], int] = {}
+        """(source_id, chunk) -> offset of its first copy."""
+        self.followed = 0
+        """Next offset of the decisions whose first copies were checked."""
+        self.slot = ""
+
+    def absorb(self, event: Event) -> bool:
+        """Fold an event of a state topic; False when the state contains it already."""
+        if event.offset < self.applied.get(event.topic, 0):
+            return False
+        self.state.apply(event)
+        self.applied[event.topic] = event.offset + 1
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +81,7 @@ class Loader:
         self._snapshots, self._format = logs.snapshots, format
         self._admin = admin_client(settings)
 
-    def load(self, shards: "dict[int, Shard[Any]]", make: Callable[[int], Any]) -> None:
+    def load(self, shards: Mapping[int, Folded[Any]], make: Callable[[int], Any]) -> None:
         """Fill these empty shards; Unavailable when Kafka or the registry does not answer."""
         if not shards:
             return
@@ -94,7 +129,7 @@ class Loader:
         return {partition: snapshot for partition, snapshot in found.items() if snapshot is not None}
 
 
-def _fold(shard: "Shard[Any]", event: Event, decisions_topic: str) -> None:
+def _fold(shard: Folded[Any], event: Event, decisions_topic: str) -> None:
     """Apply an event; of the decisions only the first copy of each chunk."""
     if event.topic == decisions_topic:
         key = (event.value["source_id"], event.value["chunk"])

@@ -22,13 +22,13 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 from core.errors import CodecError, Unavailable
 from runtime import failpoints, metrics
 from runtime.retry import backoff
 from runtime.shard_follower import DecisionsFollower
-from runtime.shard_loading import Loader, Logs
+from runtime.shard_loading import Folded, Loader, Logs, S
 from runtime.shard_snapshots import Snapshot, pack_parts
 from runtime.stage import PartitionLost, Stage
 from schemas.records import Event, Raw, Record
@@ -44,35 +44,12 @@ _LOOK_S = 0.25
 log = logging.getLogger(__name__)
 
 
-class ShardState(Protocol):
-    """What a decider knows of one shard; implemented in core, as a pure fold."""
-
-    def apply(self, event: Event) -> None:
-        """Fold one event of a state topic, or of the decisions topic; applying one twice changes nothing (decisions)."""
-
-    def dump(self) -> bytes:
-        """Return the state, packed; equal states give equal bytes."""
-
-    def load(self, data: bytes) -> None:
-        """Take over what `dump` returned."""
-
-
-S = TypeVar("S", bound=ShardState)
-
-
-class Shard(Generic[S]):
+class Shard(Folded[S]):
     """One loaded shard; use it from the event loop only."""
 
     def __init__(self, stage: Stage, decisions_topic: str, partition: int, state: S) -> None:
-        self.partition, self.state = partition, state
-        self.applied: dict[str, int] = {}
-        """Topic -> next offset that the state does not contain."""
-        self.decided: dict[tuple[str, int], int] = {}
-        """(source_id, chunk) -> offset of its first copy."""
-        self.followed = 0
-        """Next offset of the decisions whose first copies were checked."""
+        super().__init__(partition, state)
         self.lost = False
-        self.slot = ""
         self._stage, self._topic = stage, decisions_topic
         self._pending: dict[tuple[str, int], int | None] = {}
         """Decisions that are being written -> offset of the first copy that the follower has seen meanwhile."""
@@ -81,11 +58,7 @@ class Shard(Generic[S]):
         """Fold an event of a state topic; False when the state contains it already. PartitionLost when it is not ours."""
         if self.lost:
             raise PartitionLost(f"shard {self.partition}")
-        if event.offset < self.applied.get(event.topic, 0):
-            return False
-        self.state.apply(event)
-        self.applied[event.topic] = event.offset + 1
-        return True
+        return super().absorb(event)
 
     def is_decided(self, source_id: str, chunk: int) -> bool:
         """Return whether this chunk has a decision in the log."""

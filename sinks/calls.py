@@ -21,12 +21,14 @@ from runtime import metrics
 from runtime.clock import Clock
 from runtime.failpoints import hit_async
 from runtime.settings import Settings
+from sinks.buttons import publications_of
 from sinks.compose import Composer
 from sinks.delivery import Delivery
 from sinks.endpoints import Endpoints
 from sinks.flight import Flight
 from sinks.flow import Flow
 from sinks.knowledge import Knowledge
+from sinks.last_look import Look
 from sinks.ledger import Ledger
 from sinks.provider import Message, Prepared, Provider, allowed
 from sinks.settle import RELEASED, Settlement, gather, persist
@@ -37,6 +39,8 @@ LEASE_MARGIN_S: Final = 0.5
 """What must be left of a lease beyond the longest call; else it is renewed first."""
 LOOK_AGAIN_S: Final = 1.0
 """How often what waits for breaker or rate is looked at: a recall, a stop or its expiry ends the waiting, and is recorded."""
+LOOK_HOLDS_S: Final = 0.05
+"""A request that is written so soon after the look at consent needs no second one: nearly all of them."""
 LEASES_AT_ONCE: Final = 500
 """Most leases of waiting deliveries that one statement renews."""
 _WAIT_S: Final = 0.02
@@ -273,10 +277,15 @@ class Calls:
             for one in group:
                 one.message.delivery.tries += 1
                 one.message.delivery.called = True
-            outcomes = await self._provider.call(group)
+            look = Look(lambda: self._clock.monotonic() - began < LOOK_HOLDS_S or self._may_go(group))
+            with look.during():
+                outcomes = await self._provider.call(group)
             await hit_async("sink.after_call")
         finally:
             self._slots.release()
+        if look.refused:
+            await self._refused(group, epoch)
+            return
         now_s = self._clock.monotonic()
         self._call_seconds.observe(now_s - began)
         self._flow.answered(group, outcomes, epoch, now_s)
@@ -294,6 +303,23 @@ class Calls:
         for asked_s, pairs in again.items():
             tries = max(p.message.delivery.tries for p, _ in pairs)
             self._spawn(self._again(short_wait_s(self._schedule, tries, asked_s, random.uniform), pairs))
+
+    def _may_go(self, group: Sequence[Prepared]) -> bool:
+        """Return whether the request of a call may be written as it is, however long the call has waited for its connection."""
+        knowledge, now = self._knowledge, self._clock.now()
+        return knowledge.current() and all(
+            knowledge.objection(one.message.delivery) is None
+            and one.message.delivery.not_after > now
+            and not any(map(knowledge.bars.retracted, publications_of(one.message.content)))
+            for one in group
+        )
+
+    async def _refused(self, group: Sequence[Prepared], epoch: int) -> None:
+        """Nothing was sent: those that may not go any more get their outcome, for the others the call begins anew."""
+        self._flow.withdrawn(epoch, group, 0)
+        for delivery in (one.message.delivery for one in group):
+            delivery.tries, delivery.called = delivery.tries - 1, False
+        await self._start([looked for one in group if (looked := self._looked_at(one)) is not None])
 
     async def _again(self, wait_s: float, pairs: list[tuple[Prepared, Retry]]) -> None:
         """Wait a little and try once more, as a new attempt in the ledger; when the process stops, park instead."""

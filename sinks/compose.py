@@ -5,6 +5,7 @@ Guarantee: a retracted item is left out, a destroyed key ends in Skipped(erased)
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,14 +13,18 @@ from email.utils import parseaddr
 from typing import Any, Final
 
 from core.errors import KeyDestroyed, WrongType
+from core.ids import is_test
 from core.names import NOTICE
 from core.outcomes import Dead, Outcome, Skipped
+from core.rendering.catalogue import DEFAULT, look_of
 from core.rendering.latex import readable
 from core.rendering.model import AlertMessage, Issue, IssueItem, ItemContent, Retraction
-from core.rendering.phrases import phrases_for
+from core.rendering.phrases import language_of, phrases_for
+from core.rendering.templating import MailTemplate
 from runtime.content import ContentReader
 from runtime.keys import KeyStore
 from runtime.settings import Settings
+from runtime.templates import load_templates
 from runtime.tokens import LIFETIME, TokenKeys, make_unsubscribe_token
 from schemas.records import Event
 from schemas.topics import Topics
@@ -28,10 +33,14 @@ from sinks.knowledge import Knowledge
 from sinks.provider import Message, Sender
 from sinks.suppression import Suppressed
 
+TEST_MARK: Final = "[Test] "
+"""Before the subject of a test send, and before the newsletter's name, which is what chats show."""
 ITEMS_KEPT: Final = 20_000
 """Publications kept in the form that is rendered, about 3 kB each."""
 
 _Position = tuple[str, int, int]
+
+log = logging.getLogger(__name__)
 
 
 class Composer:
@@ -46,6 +55,9 @@ class Composer:
         self._tokens = TokenKeys.load(settings)
         self._alert_from = parseaddr(settings.alert_from)
         self._items: OrderedDict[_Position, ItemContent] = OrderedDict()
+        self._templates = load_templates(settings)
+        self._not_there: set[str] = set()
+        log.info("mail templates: %s", ", ".join(template.id for template in self._templates.values()))
 
     async def compose(self, deliveries: Sequence[Delivery]) -> list[Message | Outcome]:
         """Return a message or an outcome for each delivery, in order; Unavailable when keys or content cannot be asked for."""
@@ -157,18 +169,29 @@ class Composer:
             if content is None:
                 return Dead("content_missing")
             items.append(IssueItem(content, item["reason"]))
+        subject, template_name = look_of(definition, delivery.request["variant"])
+        mark = TEST_MARK if is_test(delivery.source_id) else ""
         issue = Issue(
             newsletter_id=delivery.newsletter_id,
-            newsletter_name=definition["name"],
-            subject=definition["subject"],
-            language=delivery.request["language"],
+            newsletter_name=mark + definition["name"],
+            subject=mark + subject,
+            language=language_of(delivery.request["language"], *definition["audience_languages"]),
             items=tuple(items),
             issue_group=delivery.request["issue_group"] or "",
             from_name=definition["from_name"],
             postal_address=definition["postal_address"],
             unsubscribe_url=self._unsubscribe_url(delivery),
+            template=self._template(template_name),
+            delivery_id=delivery.delivery_id,
         )
         return issue, Sender(definition["from_name"], definition["from_address"], definition["reply_to"])
+
+    def _template(self, name: str) -> MailTemplate:
+        template = self._templates.get(name)
+        if template is None and name not in self._not_there:
+            self._not_there.add(name)
+            log.warning("there is no template %s, so its newsletters are sent with %s", name, DEFAULT)
+        return template or self._templates[DEFAULT]
 
     def _item(self, item: dict[str, Any], contents: dict[_Position, Event | None]) -> ItemContent | None:
         place = self._place(item)
@@ -177,7 +200,7 @@ class Composer:
             event = contents.get(place)
             if event is None or event.name != "PublicationSubmitted":
                 return None
-            known = self._items[place] = _item_content(event.value)
+            known = self._items[place] = ItemContent.of(event.value)
             if len(self._items) > ITEMS_KEPT:
                 self._items.popitem(last=False)
         else:
@@ -217,17 +240,3 @@ class Composer:
             expires_at=delivery.not_after + LIFETIME,
         )
         return f"{self._settings.edge_url}/u/{token}"
-
-
-def _item_content(value: dict[str, Any]) -> ItemContent:
-    return ItemContent(
-        publication_id=value["publication_id"],
-        revision=value["revision"],
-        title=readable(value["title"]),
-        summary=readable(value["summary"]),
-        url=value["url"],
-        authors=tuple(map(readable, value["authors"])),
-        language=value["language"],
-        published_at=value["published_at"],
-        topics=tuple(topic["topic"] for topic in value["topics"]),
-    )

@@ -54,7 +54,9 @@ class Delivery:
     call_ms: int | None = None
     """How long the provider took for its last answer, in milliseconds."""
     refused: str | None = None
-    """Why the last call is made again at once, as one more attempt."""
+    """Why the last call is made again at once, as one more attempt; or what a last attempt in doubt was refused for."""
+    in_doubt: bool = False
+    """Whether an earlier attempt may have arrived, so that a refusal of this one does not say that nothing did."""
     alone: bool = False
     """Whether it must not share a call with others any more."""
 

@@ -88,6 +88,8 @@ class Discord:
         from hikari import RESTApp, TokenType
         from hikari.impl.config import HTTPSettings, HTTPTimeoutSettings
 
+        from sinks.last_look import trace
+
         timeouts = HTTPTimeoutSettings(request_socket_connect=CONNECT_TIMEOUT_S, total=None)  # `_ask` ends what takes too long
         self._app = RESTApp(
             url=self._settings.discord_base_url or None,
@@ -98,6 +100,7 @@ class Discord:
         await self._app.start()
         self._rest = self._app.acquire(self._settings.discord_token or "sandbox", TokenType.BOT)
         self._rest.start()
+        self._rest._client_session.trace_configs.append(trace())  # hikari makes its session by itself and has no setting for it
 
     async def close(self) -> None:
         """Close the client's connections."""

@@ -104,11 +104,11 @@ class Endpoints:
             log.warning("%s endpoints have failed for %s days: they are disabled", len(long), FAILING_FOR.days)
 
     def gone(self, pairs: Sequence[tuple[Settled, Delivery | None]]) -> list[Record]:
-        """Return EndpointDisabled for those that answered 410; the same delivery gives the same event."""
+        """Return EndpointDisabled for those that answered 410, in doubt or not; the same delivery gives the same event."""
         return [
             self._disabled("gone", f"gone/{s.delivery_id}", s.outcome_at, s.subscriber_id, s.delivery_id, delivery)
             for s, delivery in pairs
-            if s.reason == GONE
+            if s.reason == GONE or (delivery is not None and delivery.refused == GONE)
         ]
 
     def _failing(self, delivery: Delivery, since: datetime) -> Record:

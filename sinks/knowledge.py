@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from core.ids import is_test
 from core.newsletters import Definitions
 from core.outcomes import Outcome, Retry, Skipped
 from runtime.clock import Clock, SystemClock
@@ -150,7 +151,7 @@ class Knowledge:
         if not self._canaries or delivery.newsletter_id not in self._canaries:
             return None
         first = int(delivery.uuid[:8], 16) < self._canaries[delivery.newsletter_id]  # a UUIDv5 begins with a hash
-        return None if first or self.canary_passed(delivery.source_id) else CANARY
+        return None if first or is_test(delivery.source_id) or self.canary_passed(delivery.source_id) else CANARY
 
     def canary_passed(self, source_id: str) -> bool:
         """Return whether the canary of a newsletter's slot has gone well, so that the others follow."""

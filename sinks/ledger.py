@@ -103,6 +103,8 @@ class Result:
     """For a parked delivery: how long it waits at least."""
     uncalled: bool = False
     """No call was made in this attempt, so it does not count."""
+    refused: str | None = None
+    """For an unknown that stays so: state and reason of its last attempt, which did not arrive, such as failed/rejected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Parked:
     raw: bytes
     attempt: int
     rounds: int
+    in_doubt: bool
+    """An earlier attempt may have arrived."""
 
 
 class Ledger:
@@ -230,6 +234,7 @@ class Ledger:
                 "requests": bytes_literal(r.delivery.raw if r.state in (RETRY_STATE, "unknown") else None for r in results),
                 "uncalled": literal("1" if r.uncalled else "0" for r in results),
                 "call_ms": _numbers(None if r.uncalled else r.delivery.call_ms for r in results),
+                "refused": text_literal(r.refused for r in results),
             },
         )
         settled = []

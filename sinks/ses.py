@@ -19,6 +19,7 @@ import orjson
 
 from core.errors import Unavailable
 from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
+from core.rendering.catalogue import ALERT
 from core.rendering.email import EmailLayout, alert_entry, alert_layout, newsletter_entry, newsletter_layout
 from core.rendering.fragments import FragmentCache
 from core.rendering.model import Issue, Retraction
@@ -76,7 +77,19 @@ class Ses:
     async def open(self) -> None:
         """Make the client. With an endpoint of its own it needs no credentials; Amazon's are found as botocore finds them."""
         from aiobotocore.config import AioConfig
+        from aiobotocore.httpsession import AIOHTTPSession
         from aiobotocore.session import AioSession
+
+        from sinks.last_look import trace
+
+        class Looking(AIOHTTPSession):  # type: ignore[misc]  # the library has no types
+            """Makes its aiohttp session by itself, at the first request, and has no setting for a trace."""
+
+            async def _get_session(self, proxy_url: Any) -> Any:
+                session = await super()._get_session(proxy_url)
+                if not session.trace_configs:
+                    session.trace_configs.append(trace())
+                return session
 
         config = AioConfig(
             retries={"total_max_attempts": 1},
@@ -84,6 +97,7 @@ class Ses:
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=self._settings.provider_timeout_s,
             max_pool_connections=self.calls,
+            http_session_cls=Looking,
         )
         endpoint = self._settings.ses_endpoint_url
         sandbox = (
@@ -109,6 +123,7 @@ class Ses:
         if isinstance(content, Issue):
             return (
                 "newsletter",
+                content.template.id,
                 content.newsletter_name,
                 content.language,
                 content.from_name,
@@ -141,6 +156,7 @@ class Ses:
                 subscriber_id=delivery.subscriber_id,
                 source_kind=delivery.source_kind,
                 newsletter_id=delivery.newsletter_id or "",
+                template=content.template.id if isinstance(content, Issue) else ALERT.id,
             ),
         }
 
@@ -235,7 +251,7 @@ class Ses:
 def _layout(message: Message) -> EmailLayout:
     content = message.content
     if isinstance(content, Issue):
-        return newsletter_layout(content.newsletter_name, content.from_name, content.postal_address, content.language)
+        return newsletter_layout(content)
     return alert_layout(content.from_name, content.postal_address, content.language)
 
 

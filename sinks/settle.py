@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from core.errors import KeyDestroyed, Unavailable
 from core.flow.retries import SCHEDULES, long_wait_s
 from core.ids import event_id
-from core.outcomes import EVENT_OF_STATE, RETRY_STATE, Dead, Outcome, Retry, Sent, Skipped, reason_of, state_of
+from core.outcomes import EVENT_OF_STATE, RETRY_STATE, Dead, Outcome, Retry, Sent, Skipped, Unknown, reason_of, state_of
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.failpoints import hit_async
@@ -167,6 +167,12 @@ class Settlement:
             outcome = Dead("attempts_exhausted") if delivery.attempt > int(uncalled) else Skipped("expired")
         if isinstance(outcome, Sent):
             return Result(delivery, state_of(outcome), None, self._hash(outcome.receipt), receipt)
+        if delivery.in_doubt and not isinstance(outcome, Unknown):
+            # this attempt did not arrive, an earlier one may have: only "unknown" is true of the delivery. It counts as an
+            # attempt even without a call, so that its report is not taken for the one before.
+            delivery.refused = reason_of(outcome)
+            doubt = Unknown("may_have_arrived")
+            return Result(delivery, state_of(doubt), doubt.reason, refused=f"{state_of(outcome)}/{delivery.refused}")
         return Result(delivery, state_of(outcome), reason_of(outcome), uncalled=uncalled)
 
     def _hash(self, receipt: str) -> bytes:

@@ -85,6 +85,8 @@ class Slack:
         import aiohttp
         from slack_sdk.web.async_client import AsyncWebClient
 
+        from sinks.last_look import trace
+
         class OneAnswer(aiohttp.ClientResponse):
             """Ends where a redirect would be followed; is read by orjson, a tenth of the standard module's time."""
 
@@ -103,6 +105,7 @@ class Slack:
             cookie_jar=aiohttp.DummyCookieJar(),
             json_serialize=lambda value: orjson.dumps(value).decode(),
             response_class=OneAnswer,
+            trace_configs=[trace()],
         )
         quiet = logging.getLogger("sinks.slack.client")
         quiet.setLevel(logging.WARNING)  # the client looks at this logger's own level: unset, it formats every body for debugging

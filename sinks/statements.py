@@ -98,13 +98,15 @@ SELECT NULL, 'lagging', NULL, NULL, NULL, NULL, NULL FROM ready WHERE NOT ok
 
 # An outcome counts for the attempt that it belongs to: the owner's, still claimed, or taken for unknown meanwhile (then only
 # by something of a higher rank, and a refusal may park it after all). An attempt without a call does not count, unless it was
-# reported as unknown meanwhile. What was not written comes back as it stands.
+# reported as unknown meanwhile. The refusal of an attempt that followed one in doubt goes into the history, and the delivery is
+# held as unknown. What was not written comes back as it stands.
 WRITE: Final[LiteralString] = """
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest(
         %(days)s::date[], %(ids)s::uuid[], %(attempts)s::int[], %(states)s::text[], %(reasons)s::text[], %(hashes)s::bytea[],
-        %(receipts)s::bytea[], %(after)s::float8[], %(requests)s::bytea[], %(uncalled)s::int[], %(call_ms)s::int[]
-    ) AS i(day, delivery_id, attempt, state, reason, receipt_hash, receipt, after_s, request, uncalled, call_ms)
+        %(receipts)s::bytea[], %(after)s::float8[], %(requests)s::bytea[], %(uncalled)s::int[], %(call_ms)s::int[],
+        %(refused)s::text[]
+    ) AS i(day, delivery_id, attempt, state, reason, receipt_hash, receipt, after_s, request, uncalled, call_ms, refused)
 ),
 written AS (
     UPDATE ledger.deliveries d SET
@@ -118,7 +120,7 @@ written AS (
         next_attempt_at = CASE WHEN i.state = 'retry' THEN clock_timestamp() + make_interval(secs => i.after_s) END,
         outcome_at = CASE WHEN i.state <> 'retry' THEN clock_timestamp() END,
         reported_at = NULL,
-        check_at = NULL,
+        check_at = CASE WHEN i.refused IS NOT NULL THEN 'infinity'::timestamptz END,
         call_ms = i.call_ms,
         history = CASE
             WHEN i.state = 'retry' THEN ledger.noted(ledger.remembered(d), jsonb_build_object(
@@ -126,6 +128,10 @@ written AS (
                 'at', clock_timestamp(), 'call_ms', i.call_ms, 'due_at', clock_timestamp() + make_interval(secs => i.after_s)
             ))
             WHEN d.state = 'unknown' THEN ledger.remembered(d)
+            WHEN i.refused IS NOT NULL THEN ledger.noted(d.history, jsonb_build_object(
+                'state', split_part(i.refused, '/', 1), 'reason', split_part(i.refused, '/', 2), 'attempt', d.attempt,
+                'claimed_at', d.claimed_at, 'at', clock_timestamp(), 'call_ms', i.call_ms
+            ))
             ELSE d.history
         END
     FROM input i
@@ -204,7 +210,9 @@ FROM (
     ORDER BY next_attempt_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ) due
 WHERE d.day = due.day AND d.delivery_id = due.delivery_id
-RETURNING d.request, d.attempt, coalesce(d.rounds, 0)
+RETURNING
+    d.request, d.attempt, coalesce(d.rounds, 0),
+    coalesce(jsonb_path_exists(d.history, '$[*] ? (@.reason == "unresolved" || @.from == "unknown")'), false)
 """
 
 KEEP: Final[LiteralString] = """
@@ -221,7 +229,8 @@ UPDATE ledger.deliveries d SET
     state = 'retry', reason = 'redriven', attempt = d.attempt + 1, request = i.request, next_attempt_at = clock_timestamp(),
     outcome_at = NULL, reported_at = NULL, call_ms = NULL, check_at = NULL, rounds = NULL,
     history = ledger.noted(ledger.remembered(d), jsonb_build_object(
-        'state', 'redriven', 'attempt', d.attempt + 1, 'at', clock_timestamp(), 'by', %(by)s::text, 'why', %(why)s::text
+        'state', 'redriven', 'from', d.state, 'attempt', d.attempt + 1, 'at', clock_timestamp(), 'by', %(by)s::text,
+        'why', %(why)s::text
     ))
 FROM unnest(%(days)s::date[], %(ids)s::uuid[], %(attempts)s::int[], %(states)s::text[], %(requests)s::bytea[])
     AS i(day, delivery_id, attempt, state, request)

@@ -79,6 +79,6 @@ class Sweeper:
             return Delivery.of(value, parked.raw, None)
 
         delivery = await persist("parked", decode)
-        delivery.attempt, delivery.rounds = parked.attempt, parked.rounds
+        delivery.attempt, delivery.rounds, delivery.in_doubt = parked.attempt, parked.rounds, parked.in_doubt
         delivery.lease_ends_s = now_s + self._settings.lease_s
         return delivery

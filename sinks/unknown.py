@@ -10,8 +10,9 @@ SKIP LOCKED keeps them apart. How a provider tells:
 What was found is sent; what certainly is not there is sent again, the ordinary way (parked, due at once), so that consent,
 suppression, rates and breaker are looked at anew. What stays unknown after its window follows the policy of its source, which
 is `on_unknown` of the alert or the newsletter: an alert that names none is sent again, which its history records; a newsletter's
-issue is held and stays unknown until a person decides. Guarantees: nothing is sent again that was not reported as unknown
-before, nor after its not_after, nor without its request.
+issue is held and stays unknown until a person decides. What is sent again without knowing, and then refused for good, stays
+unknown (may_have_arrived) and is held: only of that attempt it is known that it did not arrive. Guarantees: nothing is sent
+again that was not reported as unknown before, nor after its not_after, nor without its request.
 """
 
 import asyncio

@@ -107,7 +107,8 @@ def _named(stops: Sequence[str]) -> str:
 def _unknown(row: Mapping[str, Any]) -> str:
     if row["held"]:
         again = f'`newswire delivery retry --unknown --reason "..." {row["delivery_id"]}`'
-        return f"Whether it arrived is not known, and it is held until a person decides: {again} sends it again."
+        last = " (it was sent again meanwhile, and that attempt did not arrive)" if row["reason"] == "may_have_arrived" else ""
+        return f"Whether it arrived is not known{last}, and it is held until a person decides: {again} sends it again."
     look = f"at {clock_time(row['check_at'])}" if row["check_at"] else "now"
     return f"Whether it arrived is not known; its sink looks into it {look}."
 

@@ -134,6 +134,7 @@ class Webhook:
         import aiohttp
 
         from sinks.addresses import guarded_socket
+        from sinks.last_look import trace
 
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -144,6 +145,7 @@ class Webhook:
             trust_env=False,
             auto_decompress=False,
             headers={"User-Agent": USER_AGENT},
+            trace_configs=[trace()],
         )
 
     async def close(self) -> None:

@@ -2,7 +2,8 @@
 
 Consumes `publications` (PublicationSubmitted; its own events are folded, so that it knows what it did) and `subscribers` (only to
 write what breaks a rule of its contract to the dead letters; the deciders ignore such an event). Produces `publications`
-(PublicationRevised, PublicationScored, PublicationApproved or PublicationRejected) and `alerts` (AlertRaised, by rule).
+(PublicationRevised, PublicationScored, PublicationApproved or PublicationRejected) and `alerts` (AlertRaised, by rule). What is
+good enough for a newsletter gets its content vector with the score, when there is an embedding model.
 State: what is known of each publication of a partition (core.approval), read from the log when the partition's first event comes.
 Ordering key: publication_id. Guarantee: at least once with deterministic ids; the last event of a revision is Approved or
 Rejected, so whatever a crash left undone before it is done again.
@@ -22,6 +23,7 @@ from runtime.settings import Settings
 from runtime.stage import Stage
 from schemas.records import Event, Record
 from streams.scoring import Scorer
+from streams.vectors import ContentVectors
 
 SOURCE = "/newswire/streams/approval"
 
@@ -34,6 +36,7 @@ class Approval:
         settings.require("scoring_url")
         self._stage = stage
         self._scorer = Scorer(settings.scoring_url, settings.scoring_timeout_s, stage.clock)
+        self._vectors = ContentVectors.of_setting(settings.embedding_model, stage.log)
         self._known: dict[int, Publications] = {}
         self._applied: dict[int, int] = {}
         self._mine: set[int] = set()
@@ -85,29 +88,33 @@ class Approval:
             await failpoints.hit_async("approval.after_alert")
         await self._send(self._approved(event, revision, passed.alerts))
         await failpoints.hit_async("approval.after_approved")
-        revision.settled = True
+        revision.settle()
 
     async def _score(self, event: Event, revision: Revision) -> None:
         score = await self._scorer.score(event.value, revision.content_sha256)
+        vector, vector_model = None, None
+        if gate(score.quality).newsletters:
+            vector, vector_model = await self._vectors.of(event.value, revision.content_sha256)
         scored_at = self._stage.clock.now()
         fields = {
             "quality": score.quality,
             "scorer": score.scorer,
             "cached": score.cached,
             "content_sha256": revision.content_sha256,
-            "vector": None,
-            "vector_model": None,
+            "vector": vector,
+            "vector_model": vector_model,
             "scored_at": scored_at,
         }
         await self._send(self._record(event, "PublicationScored", fields))
         await failpoints.hit_async("approval.after_scored")
         revision.quality, revision.scorer, revision.scored_at = score.quality, score.scorer, scored_at
+        revision.vector, revision.vector_model = vector, vector_model
 
     async def _reject(self, event: Event, revision: Revision, reason: str, detail: str) -> None:
         at = revision.scored_at or self._stage.clock.now()
         fields = {"reason": reason, "quality": revision.quality, "detail": detail, "rejected_at": at}
         await self._send(self._record(event, "PublicationRejected", fields))
-        revision.settled = True
+        revision.settle()
 
     def _approved(self, event: Event, revision: Revision, alerts: bool) -> Record:
         """The content stays in the submission; approved_at is the time of the score, so that doing it again changes nothing."""
@@ -118,8 +125,8 @@ class Approval:
             "alerts": alerts,
             "content_partition": event.partition,
             "content_offset": event.offset,
-            "vector": None,
-            "vector_model": None,
+            "vector": revision.vector,
+            "vector_model": revision.vector_model,
             "approved_at": _scored_at(revision),
         }
         return self._record(event, "PublicationApproved", fields)
@@ -185,6 +192,7 @@ class Approval:
             known[raw.partition].apply(event, event.offset)
             if event.name == "PublicationScored":
                 self._scorer.remember(event.value["content_sha256"], event.value["quality"], event.value["scorer"])
+                self._vectors.remember(event.value["content_sha256"], event.value["vector"], event.value["vector_model"])
         return known, {partition: end for (_, partition), end in ends.items()}
 
 

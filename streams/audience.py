@@ -1,8 +1,10 @@
 """Audience: copies what the deciders need to every shard.
 
-Consumes `publications`, `alerts`, `ticks` and `newsletters`; produces `audience.newsletters` (ContentAvailable, ContentWithdrawn,
-SlotDue) and `audience.alerts` (AlertBatch), one record a shard in that shard's partition. State: newest definition of each
-newsletter, quality of each publication, each alert as raised; followed from the beginning of their topics, kept nowhere else.
+Consumes `publications`, `alerts`, `ticks`, `newsletters` and `models`; produces `audience.newsletters` (ContentAvailable,
+ContentWithdrawn, SlotDue) and `audience.alerts` (AlertBatch), one record a shard in that shard's partition. State: newest
+definition of each newsletter, quality of each publication, each alert as raised, which model is in use; followed from the
+beginning of their topics, kept nowhere else. A model that cannot be used (a part is missing, another hash, numbers that are
+none) is refused where it is activated, so that no SlotDue names it: the one before stays in use.
 Ordering key: that of the source topic; alerts of one batch are ordered by priority. Guarantee: at least once with deterministic
 ids; a copy that comes twice is decided once.
 """
@@ -12,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.alert_state import alert_not_after
-from core.errors import EventRefused
+from core.cadence import Schedule
+from core.errors import EventRefused, InputError
 from core.folding import first_difference
 from core.ids import event_id, newsletter_source_id
 from core.names import PRIORITIES
@@ -21,8 +24,10 @@ from core.rules import obeys, validate
 from core.schedule import falls_somewhere, is_slot
 from runtime import failpoints
 from runtime.kafka import LogFollower
+from runtime.models import ModelLog
 from runtime.settings import Settings
 from runtime.stage import URGENT_FETCH_WAIT_MS, Stage
+from schemas.partition import partition_for
 from schemas.records import Event, Record
 
 MAX_ALERTS = 256
@@ -77,6 +82,8 @@ class Known:
     newsletters: Definitions = field(default_factory=Definitions)
     quality: dict[str, float] = field(default_factory=dict)
     alerts: dict[str, Event] = field(default_factory=dict)
+    activated: list[str] = field(default_factory=list)
+    """Versions of the model in the order in which they were put to use, also those that cannot be used."""
 
     def apply(self, event: Event) -> None:
         """Fold one event; definitions and alerts that break a rule of their contract are ignored."""
@@ -85,7 +92,10 @@ class Known:
             self.quality[value["publication_id"]] = value["quality"]
         elif event.name == "AlertRaised":
             self.first_alert(event)
-        else:
+        elif event.name == "ModelActivated":
+            before = [] if self.activated or value["previous_version"] is None else [value["previous_version"]]
+            self.activated += [*before, value["model_version"]]  # compaction may have left this activation only
+        elif event.name == "NewsletterDefined":
             self.newsletters.apply(event, event.offset)
 
     def first_alert(self, event: Event) -> Event:
@@ -104,13 +114,16 @@ class Audience:
     def __init__(self, stage: Stage) -> None:
         self._stage, self._topics = stage, stage.topics
         self._known = Known()
-        followed = [stage.topics.newsletters, stage.topics.publications, stage.topics.alerts]
+        self._models = ModelLog(stage.settings, stage.codec, stage.topics, stage.clock)
+        self._usable: dict[str, bool] = {}
+        followed = [stage.topics.newsletters, stage.topics.publications, stage.topics.alerts, stage.topics.models]
         self._follower = LogFollower(stage.settings, followed, self._known.apply, stage.codec, name="audience", clock=stage.clock)
         self._follower.start()
         stage.spawn(self._watch)
         stage.consume_batches(stage.topics.publications, self.publications, CONTENT_BATCH, ADMISSION_S)
         stage.consume_batches(stage.topics.alerts, self.alerts, MAX_ALERTS, ADMISSION_S)
         stage.consume(stage.topics.newsletters, self.newsletter)
+        stage.consume(stage.topics.models, self.model)
         stage.consume(stage.topics.ticks, self.tick)
 
     async def _watch(self) -> None:
@@ -122,6 +135,32 @@ class Audience:
         """Refuse a definition that does not count; the follower takes note of the others."""
         await self._follower.wait_caught_up(FOLLOW_TIMEOUT_S)
         self._known.newsletters.admit(event.value, event.offset)
+
+    async def model(self, event: Event) -> None:
+        """Refuse the activation of a model that cannot be used; the follower takes note of the others."""
+        if event.name == "ModelActivated":
+            problem = await self._check(event.value["model_version"])
+            if problem:
+                raise EventRefused(event.name, "model_version", problem)
+
+    async def _check(self, version: str) -> str:
+        """Return why a model cannot be used, empty when it can."""
+        try:
+            await asyncio.to_thread(self._models.load, version)
+        except InputError as error:
+            self._usable[version] = False
+            return str(error)
+        self._usable[version] = True
+        return ""
+
+    async def _model_version(self) -> str | None:
+        """Return the version that was put to use last and can be used; None when there is none."""
+        for version in reversed(self._known.activated.copy()):
+            if version not in self._usable:
+                await self._check(version)
+            if self._usable[version]:
+                return version
+        return None
 
     # ---- content ----
 
@@ -199,28 +238,34 @@ class Audience:
     # ---- slots ----
 
     async def tick(self, event: Event) -> None:
-        """Copy a slot for each newsletter whose schedule falls in this minute somewhere, or for the one that is asked for."""
-        minute, wanted = event.value["minute"], event.value["newsletter_id"]
+        """Copy a slot for each newsletter whose schedule falls in this minute somewhere, or for the one that is asked for.
+
+        A test send goes to the shard of its one subscriber.
+        """
+        minute, wanted, test = (event.value[name] for name in ("minute", "newsletter_id", "test_subscriber"))
         if wanted is None and not is_slot(minute):
             return
         await self._follower.wait_caught_up(FOLLOW_TIMEOUT_S)
+        validate(event.name, event.value)
         if wanted is not None and self._known.newsletters.newest(wanted) is None:
             raise EventRefused("Tick", "newsletter_id", f"there is no newsletter {wanted!r}: define it first")
         records: list[Record] = []
+        model_version = await self._model_version()
         for definition in self._known.newsletters.all():
             newsletter_id = definition["newsletter_id"]
-            if newsletter_id == wanted if wanted is not None else falls_somewhere(definition["days"], minute):
+            if newsletter_id == wanted if wanted is not None else falls_somewhere(Schedule.of(definition), minute):
                 fields = {
-                    "source_id": newsletter_source_id(newsletter_id, minute),
-                    "chunks": self._stage.settings.newsletter_chunks,
+                    "source_id": newsletter_source_id(newsletter_id, minute, test),
+                    "chunks": self._stage.settings.newsletter_chunks if test is None else 1,
                     "newsletter_id": newsletter_id,
                     "slot_at": minute,
                     "forced": wanted is not None,
                     "rules": {name: definition[name] for name in RULE_FIELDS},
-                    "model_version": None,
-                    "test_subscriber": None,
+                    "model_version": model_version,
+                    "test_subscriber": test,
                 }
-                records += self._copies(event, "SlotDue", fields, fields["source_id"], str(wanted is not None))
+                copies = self._copies(event, "SlotDue", fields, fields["source_id"], str(wanted is not None))
+                records += copies if test is None else [copies[partition_for(test.encode(), self._topics.shards)]]
         await self._stage.producer.send(records)
 
     def _copies(self, event: Event, name: str, fields: dict[str, Any], *identity: str) -> list[Record]:

@@ -1,9 +1,7 @@
 """Commands of the streams: `newswire run <stage>`, `newswire tick` and `newswire why`."""
 
-import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,17 +9,14 @@ from core.errors import InputError
 from core.names import LANES
 from runtime.clock import SystemClock
 from runtime.commands import run_group
+from runtime.options import parse_slot
 from runtime.output import Output
 from runtime.settings import Settings
+from streams.model_commands import model
 
 if TYPE_CHECKING:
     from schemas.codec import Codec
     from schemas.records import Event
-
-MAX_SLOT_DISTANCE: Final = timedelta(hours=24)
-"""A slot further back is past not_after, and one further ahead is more likely a slip of the pen."""
-
-_SLOT: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:\d{2})")
 
 
 @run_group.command("approval")
@@ -64,6 +59,14 @@ def run_newsletters() -> None:
     raise SystemExit(run(Settings.load()))
 
 
+@run_group.command("training")
+def run_training() -> None:
+    """Fit the ranking's model once a day."""
+    from streams.training import run
+
+    raise SystemExit(run(Settings.load()))
+
+
 def _fanout(lane: str) -> click.Command:
     @click.command(f"fanout-{lane}", help=f"Turn decisions of the {lane} lane into deliveries.")
     def command() -> None:
@@ -78,28 +81,10 @@ for _lane in LANES:
     run_group.add_command(_fanout(_lane))
 
 
-def parse_slot(text: str | None, now: datetime, at_any_time: bool) -> datetime:
-    """Return the UTC minute of a slot, the current one when none is given; InputError says what is wrong with it."""
-    if text is None:
-        return now.astimezone(UTC).replace(second=0, microsecond=0)
-    if not _SLOT.fullmatch(text):
-        raise InputError(f"--slot {text!r} is no time with a zone: write it as 2026-11-22T09:00Z.")
-    try:
-        slot = datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise InputError(f"--slot {text!r} is no time that exists: write it as 2026-11-22T09:00Z.") from None
-    if slot.second or slot.microsecond:
-        raise InputError(f"--slot {text!r} is not a whole minute.")
-    if not at_any_time and abs(slot - now) > MAX_SLOT_DISTANCE:
-        where = "ago: its issues would be past not_after" if slot < now else "ahead"
-        raise InputError(f"--slot {text!r} is more than 24 hours {where}. For a replay use --at-any-time.")
-    return slot
-
-
 @click.command(epilog="Example: newswire tick daily --slot 2026-11-22T09:00Z")
 @click.argument("newsletter")
 @click.option("--slot", help="UTC minute, such as 2026-11-22T09:00Z; the current one by default.")
-@click.option("--at-any-time", is_flag=True, help="Allow a slot more than 24 hours away.")
+@click.option("--at-any-time", is_flag=True, help="Allow a slot more than 24 hours ahead or 120 hours ago.")
 @click.pass_obj
 def tick(output: Output, newsletter: str, slot: str | None, at_any_time: bool) -> None:
     """Make all subscribers of NEWSLETTER due for one slot, whatever their local time: who has something new to read gets it.
@@ -189,4 +174,4 @@ def why(output: Output, source: str, subscriber: str) -> None:
         output.table("Deliveries", columns, [[row[column] for column in columns] for row in answer.deliveries])
 
 
-commands: list[click.Command] = [tick, why]
+commands: list[click.Command] = [tick, why, model]

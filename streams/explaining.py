@@ -13,8 +13,11 @@ from core.errors import CodecError, InputError
 from core.explain import Explanation, explain_alert, explain_newsletter
 from core.ids import chunk_of
 from core.newsletter_state import NewsletterState
+from core.space import Space
 from core.subscribers import subscriber_key
+from runtime.clock import SystemClock
 from runtime.kafka import admin_client, end_offsets, read_range, start_offsets
+from runtime.models import ModelLog
 from runtime.postgres import connect
 from runtime.reach import require_kafka
 from runtime.settings import Settings
@@ -70,6 +73,9 @@ class Asker:
                 "offset": decision.offset,
                 "tzdata": decision.value["tzdata_version"],
                 "code": decision.value["code_version"],
+                "policy": decision.value["policy"] or None,
+                "model": decision.value["model_version"],
+                "candidates": decision.value["candidate_set"],
             },
             deliveries=self._deliveries(source_id, subscriber_id),
         )
@@ -95,7 +101,10 @@ class Asker:
         assert slot is not None, "a decision without its slot"
         state = NewsletterState()
         self._fold(state.apply, decision)
-        return explain_newsletter(state, slot.value, subscriber_id, decision.value["decided_at"])
+        version = slot.value["model_version"]
+        models = ModelLog(self._settings, self._codec, self._topics, SystemClock())
+        space = Space(models.load(version) if version is not None else None)
+        return explain_newsletter(state, slot.value, subscriber_id, decision.value["decided_at"], space)
 
     def _alert(self, decision: Event, source_id: str, subscriber_id: str) -> Explanation:
         def item(event: Event) -> dict[str, Any] | None:

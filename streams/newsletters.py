@@ -1,30 +1,35 @@
 """Newsletters: decides who gets which issue when a slot is due.
 
 Consumes `audience.newsletters` (ContentAvailable and ContentWithdrawn as state, SlotDue to decide) and, as state, `subscribers`
-and `engagements`; produces `decisions.bulk`. State: core.newsletter_state. Ordering key: the shard. Guarantee: the rules of
-"Deciding"; the first decision of a slot in a chunk is the only one.
+and `engagements`; reads the fitted model that a slot names from `models`; produces `decisions.bulk`. State:
+core.newsletter_state. Ordering key: the shard. Guarantee: the rules of "Deciding"; the first decision of a slot in a chunk is the
+only one. A slot whose model cannot be read waits: which model counts is in the log, so it is never decided with another one.
 """
 
+import asyncio
+from collections import OrderedDict
 from typing import Any
 
-from core import newsletter_state, subscribers
 from core.deciding import decide_newsletter
-from core.newsletter_state import NewsletterState
+from core.errors import InputError, Unavailable
+from core.newsletter_state import SNAPSHOT_FORMAT, NewsletterState
+from core.space import Space
 from core.verdicts import Place
+from runtime.models import ModelLog
 from runtime.settings import Settings
 from runtime.shards import Shard, Shards
 from runtime.stage import Stage
 from schemas.records import Event
 from streams.deciders import Decider
 
-FORMAT = newsletter_state.FORMAT * 100 + subscribers.FORMAT
-"""Version of a snapshot's packing."""
-
 BATCH_EVENTS = 64
 """Events of the audience taken at once, so that the shards of one worker write side by side."""
 
 BATCH_S = 0.005
 """Longest wait for them."""
+
+MODELS = 2
+"""Fitted models kept in memory: the one in use, and the one before, which slots of a catch-up may still name."""
 
 
 class Newsletters:
@@ -38,8 +43,11 @@ class Newsletters:
             state_topics=[topics.subscribers, topics.engagements, topics.audience_newsletters],
             decisions_topic=topics.decisions_bulk,
             snapshot_topic=topics.snapshots_newsletters,
-            format=FORMAT,
+            format=SNAPSHOT_FORMAT,
         )
+        self._stage, self._models = stage, ModelLog(stage.settings, stage.codec, topics, stage.clock)
+        self._spaces: OrderedDict[str | None, Space] = OrderedDict({None: Space()})
+        self._loading = asyncio.Lock()
         self._decider = Decider(stage, shards, topics.decisions_bulk)
         self._decider.follow(topics.subscribers)
         self._decider.follow(topics.engagements)
@@ -53,11 +61,28 @@ class Newsletters:
         shard.absorb(event)
         if event.name == "SlotDue":
             slot = event.value
+            space = await self._space(slot["model_version"])
 
             def decide(place: Place, chunks: int) -> dict[str, Any]:
-                return decide_newsletter(shard.state, slot | {"chunks": chunks}, place, event.time)
+                return decide_newsletter(shard.state, slot | {"chunks": chunks}, place, event.time, space)
 
             await self._decider.decide_source(shard, event, slot["source_id"], slot["chunks"], decide)
+
+    async def _space(self, version: str | None) -> Space:
+        """Return the space of a fitted model, which is loaded when it is not in memory; Unavailable when it cannot be."""
+        async with self._loading:
+            if version not in self._spaces:
+                assert version is not None
+                try:
+                    model = await asyncio.to_thread(self._models.load, version)
+                except InputError as error:
+                    raise Unavailable(f"{error} A slot names it, and waits until it is published again.") from error
+                self._stage.log.info("model %s: %s items, vectors of %s", version, len(model.items), model.vector_model)
+                self._spaces[version] = Space(model)
+                while len(self._spaces) > MODELS + 1:
+                    del self._spaces[next(old for old in self._spaces if old is not None)]
+            self._spaces.move_to_end(version)
+            return self._spaces[version]
 
 
 def run(settings: Settings) -> int:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from core.errors import CodecError, Unavailable
 from core.ids import minute_text, tick_id
+from core.names import MAX_LATE_H
 from runtime import failpoints
 from runtime.kafka import admin_client, end_offsets, read_range, start_offsets
 from runtime.retry import backoff
@@ -20,8 +21,9 @@ from schemas.records import Event, Record
 
 MINUTE = timedelta(minutes=1)
 
-MAX_GAP = timedelta(hours=24)
-"""Ticks further back than this are not made up for: their issues would be past not_after."""
+MAX_GAP = timedelta(hours=MAX_LATE_H)
+"""Ticks further back than this are not made up for: no newsletter's issues are worth sending for longer. Of what is made up for,
+each newsletter sends what is within its own late_h, and the rest is skipped as expired."""
 
 LOOK_BACK = 2_000
 """Records read at a time when the last clock tick is looked for; ticks by hand lie between."""
@@ -40,7 +42,7 @@ def tick_record(
 
 
 def due_minutes(last: datetime | None, now: datetime) -> list[datetime]:
-    """Return the minutes to tick: all after the last one up to now, at most 24 h back; the current one when there is no last."""
+    """Return the minutes to tick: all after the last one, at most MAX_GAP back; the current one when there is none."""
     current = now.astimezone(UTC).replace(second=0, microsecond=0)
     first = current if last is None else max(last + MINUTE, current - MAX_GAP)
     return [first + index * MINUTE for index in range(max(0, (current - first) // MINUTE + 1))]

@@ -97,6 +97,17 @@ class Page:
         path.write_bytes(base64.b64decode(answer["data"]))
 
 
+def contrast(one: list[int], other: list[int]) -> float:
+    """Return the contrast of two colours (WCAG 2.2, relative luminance)."""
+
+    def luminance(colour: list[int]) -> float:
+        linear = [c / 12.92 if (c := part / 255) <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for part in colour]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
 @pytest.fixture
 async def chromium(tmp_path: Path) -> AsyncIterator[Page]:
     """A page of a Chromium of its own."""

@@ -46,12 +46,15 @@ def decided(
     offset: int = 0,
     at: datetime = AT,
     not_concerned: dict[str, int] | None = None,
+    variants: dict[int, str] | None = None,
     topics: Topics = TOPICS,
 ) -> Event:
     """Return an AudienceDecided; chosen is (subscriber, channel), gated is (subscriber, channel or none, reason)."""
     kind = "newsletter" if "@" in source_id else "alert"
     channels = sorted({c for _, c in chosen} | {c for _, c, _ in gated if c != "none"})
     reasons = sorted({r for _, _, r in gated})
+    has = variants or {}
+    names = sorted(set(has.values()))
     people = {n for n, _ in chosen} | {n for n, _, _ in gated}
     if not_concerned is None:
         taken = [c for _, c in chosen] + [c for _, c, _ in gated]
@@ -62,11 +65,12 @@ def decided(
         "slot_at": AT if kind == "newsletter" else None, "lane": "bulk" if kind == "newsletter" else "urgent",
         "priority": "normal", "chunk": chunk, "chunks": chunks, "not_after": NOT_AFTER,
         "alert_partition": None, "alert_offset": None, "dedup_key": None,
-        "channels": channels, "languages": ["en"], "issue_groups": ["2026-11-22T09:00"], "reasons": reasons, "variants": [],
+        "channels": channels, "languages": ["en"], "issue_groups": ["2026-11-22T09:00"], "reasons": reasons, "variants": names,
         "publications": [],
         "chosen": [
             {"subscriber": uuid.UUID(subscriber(n)).bytes, "channel": channels.index(c), "address": b"\x01" + bytes(40),
-             "language": 0, "issue_group": 0 if kind == "newsletter" else -1, "items": [], "variant": -1}
+             "language": 0, "issue_group": 0 if kind == "newsletter" else -1, "items": [],
+             "variant": names.index(has[n]) if n in has else -1}
             for n, c in chosen
         ],
         "gated": [

@@ -118,3 +118,54 @@ alerts = st.builds(
     st.sampled_from(["critical", "high", "normal", "low"]),
     languages,
 )
+
+
+def real_issue(language: str = "en", **fields: object) -> Issue:
+    """Return an issue as a reader gets one: real titles, a title of marks and one from right to left, every kind of reason."""
+    texts = (
+        (
+            "read:Graph Attention Networks in Practice",
+            {
+                "title": "Attention Is Not All You Need: Rank Collapse in Deep Transformers",
+                "summary": "We prove that self-attention without skip connections loses rank doubly exponentially with depth, "
+                "and show in experiments on three tasks that feed-forward blocks and skip connections are what keeps the "
+                "representation alive. The result explains why pruning heads is easy and pruning layers is not.",
+                "authors": ("Yihe Dong", "Jean-Baptiste Cordonnier", "Andreas Loukas"),
+                "topics": ("cs.LG", "stat.ML"),
+            },
+        ),
+        (
+            "topic:hep-ex",
+            {
+                "title": "A Measurement of the W Boson Mass at √s = 13 TeV",
+                "summary": "Using 117 fb⁻¹ of proton-proton collisions we measure the mass of the W boson with a precision of "
+                "9.9 MeV, in agreement with the standard model.",
+                "authors": ("CMS Collaboration",),
+                "topics": ("hep-ex",),
+            },
+        ),
+        (
+            "new:cs.CL",
+            {
+                "title": "<b>R&D</b> @everyone: *sparse* autoencoders & “features”",
+                "summary": "Dictionaries learned from activations give features that people can name; see {{items_html}}.",
+                "authors": ("H. Cunningham", "A. Ewart", "L. Riggs", "R. Huben"),
+                "topics": ("cs.CL",),
+            },
+        ),
+        ("popular", {"title": "مرحبا بالعالم: نموذج لغوي عربي", "summary": "", "language": "ar", "topics": ()}),
+        (
+            "explore",
+            {"title": "Room-temperature superconductivity: a negative result", "summary": "Four groups tried.", "url": ""},
+        ),
+    )
+    items = tuple(IssueItem(content(number, **values), reason) for number, (reason, values) in enumerate(texts))
+    values = {
+        "items": items,
+        "language": language,
+        "newsletter_name": "Morning Papers",
+        "from_name": "Morning Papers",
+        "postal_address": "Newswire e.V., Musterstraße 1, 10115 Berlin",
+        "delivery_id": "20261123-0b5f8a3e-6f3e-5b64-9a39-0c8a3a6b0001",
+    }
+    return issue(**{**values, **fields})

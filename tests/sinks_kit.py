@@ -1,6 +1,5 @@
 """What tests of the sinks share: databases and topics of their own, deliveries, processes, and readers of what came out."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -11,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,23 +19,19 @@ import psycopg
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from core.ids import delivery_id, issue_id
-from core.rendering.model import AlertMessage, Issue, IssueItem, ItemContent
 from runtime.kafka import Producer, end_offsets, from_coordinator, make_consumer, partitions_of, read_range, start_offsets
 from runtime.keys import KeyStore, create_master_key
 from runtime.postgres import migrate
 from runtime.settings import Settings
-from schemas.codec import Clear, Codec
+from schemas.codec import Codec
 from schemas.records import Event, Raw, Record
 from schemas.registry import RegistrySource, sync
 from schemas.topics import Topics
-from sinks.delivery import Delivery, Position
-from sinks.provider import Message, Prepared, Provider, Sender
 from tests.fix_stack import Stack
+from tests.sinks_samples import request
 
 ROOT = Path(__file__).parent.parent
 SHARDS = 2
-ADDRESSES = {"email": "{}@example.org", "slack": "C{}", "discord": "1{}", "webhook": '{{"url": "{}"}}'}
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -> Any:
@@ -47,134 +42,6 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -
             return value
         time.sleep(0.03)
     raise AssertionError(f"waited {timeout_s} s in vain for {what}")
-
-
-def request(subscriber_id: str | None = None, **fields: Any) -> dict[str, Any]:
-    """A DeliveryRequested of a newsletter by mail, with any field replaced."""
-    subscriber_id = subscriber_id or str(uuid.uuid4())
-    now = datetime.now(UTC).replace(microsecond=0)
-    value = {
-        "subscriber_id": subscriber_id,
-        "source_id": "daily@2026-11-22T09:00Z",
-        "source_kind": "newsletter",
-        "cause_id": issue_id(subscriber_id, "daily", str(uuid.uuid4())),
-        "channel": "email",
-        "lane": "bulk",
-        "priority": "normal",
-        "newsletter_id": "daily",
-        "newsletter_revision": 1,
-        "issue_group": "2026-11-22T09:00",
-        "address": b"",
-        "language": "en",
-        "items": [],
-        "alert_partition": None,
-        "alert_offset": None,
-        "variant": None,
-        "not_after": now + timedelta(hours=12),
-        "decision_partition": 0,
-        "decision_offset": 0,
-        "decided_at": now,
-        **fields,
-    }
-    value["delivery_id"] = delivery_id(
-        value["cause_id"], value["source_kind"], subscriber_id, value["channel"], value["not_after"]
-    )
-    return value
-
-
-def delivery(subscriber_id: str | None = None, **fields: Any) -> Delivery:
-    """A delivery as the intake makes it."""
-    return Delivery.of(request(subscriber_id, **fields), b"request", Position(0, 0))
-
-
-def content(number: int = 1, **fields: Any) -> ItemContent:
-    """A publication as it is rendered."""
-    values = {
-        "publication_id": str(uuid.UUID(int=number)), "revision": 1, "title": f"Result {number}", "summary": "A summary.",
-        "url": f"https://example.org/{number}", "authors": ("A. Author",), "language": "en",
-        "published_at": datetime(2026, 11, 1, tzinfo=UTC), "topics": ("hep-ph",),
-    }  # fmt: skip
-    return ItemContent(**{**values, **fields})
-
-
-def issue(*items: ItemContent) -> Issue:
-    """An issue of a newsletter."""
-    return Issue(
-        newsletter_id="daily", newsletter_name="Daily", subject="{title}", language="en",
-        items=tuple(IssueItem(one, "topic:hep-ph") for one in items or (content(),)), issue_group="2026-11-22T09:00",
-        from_name="Newswire", postal_address="1 Example Street", unsubscribe_url="https://example.org/u/token",
-    )  # fmt: skip
-
-
-def alert() -> AlertMessage:
-    """An alert."""
-    return AlertMessage(
-        alert_id=str(uuid.UUID(int=7)), title="Beam lost", body="At noon.", url="https://example.org/a", priority="high",
-        language="en", unsubscribe_url="https://example.org/u/token", raised_at=datetime(2026, 11, 22, 9, tzinfo=UTC),
-    )  # fmt: skip
-
-
-def prepared(provider: Provider, address: str, of: Issue | AlertMessage | None = None, **fields: Any) -> Prepared:
-    """A rendered message to an address."""
-    if isinstance(of, AlertMessage):
-        fields = {"source_kind": "alert", "newsletter_id": None, **fields}
-    one = Message(
-        delivery(channel=provider.channel, **fields), address, of or issue(), Sender("Newswire", "news@newswire.example")
-    )
-    return Prepared(one, provider.render(one))
-
-
-class Answers:
-    """A provider of one's own over a real socket: each connection gets the next of the given answers.
-
-    An answer is bytes to send after the request was read, "drop" to close after the request, "refuse" to close before it.
-    """
-
-    def __init__(self, *answers: bytes | str) -> None:
-        self.answers, self.requests = list(answers), list[bytes]()
-
-    async def __aenter__(self) -> "Answers":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = next(
-                (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")), 0
-            )
-            self.requests.append(head + await reader.readexactly(length))
-            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-            if isinstance(answer, bytes):
-                writer.write(answer)
-                await writer.drain()
-            elif answer == "silence":
-                await asyncio.sleep(30)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-
-def http(status: int, body: str = "{}", content_type: str = "application/json", **headers: str) -> bytes:
-    """An HTTP answer."""
-    lines = [f"HTTP/1.1 {status} X", f"Content-Type: {content_type}", f"Content-Length: {len(body)}", "Connection: close"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
-
-
-def free_port() -> int:
-    """A port on which nothing listens."""
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -457,18 +324,3 @@ def world(stack: Stack, folder: Path, **settings: Any) -> Iterator[World]:
             for future in admin.delete_topics(names).values():
                 with contextlib.suppress(KafkaException):
                     future.result(30)
-
-
-__all__ = [
-    "Answers",
-    "Clear",
-    "Process",
-    "World",
-    "alert",
-    "content",
-    "delivery",
-    "free_port",
-    "http",
-    "issue",
-    "ledger_database",
-]

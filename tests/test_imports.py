@@ -29,8 +29,8 @@ MAY_IMPORT = {
 EXCEPTIONS = {("schemas/commands.py", "runtime")}
 """Commands are given their settings where they run: the only place where contracts meet the runtime."""
 
-CORE_THIRD_PARTY = {"numpy", "jinja2", "markupsafe", "babel"}
-"""What core may use beside the standard library; markupsafe is Jinja's own text type."""
+CORE_THIRD_PARTY = {"numpy", "jinja2", "markupsafe", "babel", "mjml"}
+"""What core may use beside the standard library; markupsafe is Jinja's own text type, mjml a compiler of text to text."""
 
 CORE_NO_STDLIB = {
     "asyncio", "concurrent", "ctypes", "fcntl", "ftplib", "getpass", "http", "io", "logging", "mmap", "multiprocessing", "os",

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from core.rendering.fragments import REASONED, FragmentCache, FragmentKey
+from core.rendering.links import item_link
 from core.rendering.model import AlertMessage, Issue, ItemContent
 from core.rendering.phrases import Phrases, by_line, count_text, issue_date, more_text, phrases_for, reason_text, short_date
 from core.rendering.text import discord_link, discord_text, fitted, one_line, paragraphs, safe_url, shorten, units
@@ -41,8 +42,9 @@ class _Item(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Fragment:
-    """A rendered item without the reason why it is shown."""
+    """A rendered item without its address and the reason why it is shown."""
 
+    url: str
     embed: Embed
     meta: str
 
@@ -67,9 +69,9 @@ def newsletter_embeds(issue: Issue, cache: FragmentCache | None = None) -> list[
     footer = _sender(issue.from_name, issue.postal_address)
     around = characters([first]) + units(footer)
     for shown in range(count, -1, -1):
-        for tier in SUMMARY_TIERS:
-            items = [_item(item.content, item.reason, tier, phrases, cache) for item in issue.items[:shown][:ITEM_EMBEDS]]
-            lines = [_line(item.content) for item in issue.items[ITEM_EMBEDS:shown]]
+        for tier in SUMMARY_TIERS if issue.template.shows_summaries else SUMMARY_TIERS[-1:]:
+            items = [_item(issue, position, tier, phrases, cache) for position in range(min(shown, ITEM_EMBEDS))]
+            lines = [_line(issue, position) for position in range(ITEM_EMBEDS, shown)]
             if shown < count:
                 lines.append(discord_text(more_text(count - shown, phrases)))
             closing = "\n".join([*lines, *([""] if lines else []), ending])
@@ -107,30 +109,33 @@ def characters(embeds: Sequence[Embed]) -> int:
     return units("".join(texts))
 
 
-def _item(content: ItemContent, reason: str, tier: int, phrases: Phrases, cache: FragmentCache) -> _Item:
+def _item(issue: Issue, position: int, tier: int, phrases: Phrases, cache: FragmentCache) -> _Item:
+    content, reason = issue.items[position]
     key = FragmentKey(content.publication_id, content.revision, phrases.locale, f"item-{tier}", "discord")
-    return _with_reason(cache.get(key, lambda: _render_item(content, tier, phrases)), reason, phrases.locale)
+    fragment: _Fragment = cache.get(key, lambda: _render_item(content, tier, phrases))
+    return _shown(fragment, item_link(fragment.url, issue.delivery_id, position), reason, phrases.locale)
 
 
 @lru_cache(maxsize=REASONED)
-def _with_reason(fragment: _Fragment, reason: str, locale: str) -> _Item:
+def _shown(fragment: _Fragment, url: str, reason: str, locale: str) -> _Item:
     words = shorten(reason_text(reason, locale), 100) if reason else ""
     embed = {**fragment.embed, "footer": {"text": " · ".join(filter(None, (fragment.meta, words)))}}
+    if url := _link_url(url):
+        embed["url"] = url
     return _Item(embed, characters([embed]))
 
 
 def _render_item(content: ItemContent, tier: int, phrases: Phrases) -> _Fragment:
     meta = " · ".join(filter(None, (by_line(content.authors, phrases), short_date(content.published_at, phrases.locale))))
     embed: Embed = {"title": fitted(one_line(content.title), 220, discord_text) or "–", "color": NEWSLETTER_COLOUR}
-    if url := _link_url(content.url):
-        embed["url"] = url
     if tier and (summary := fitted(one_line(content.summary), tier, discord_text)):
         embed["description"] = summary
-    return _Fragment(embed, shorten(meta, 120))
+    return _Fragment(safe_url(content.url), embed, shorten(meta, 120))
 
 
-def _line(content: ItemContent) -> str:
-    url = safe_url(content.url)
+def _line(issue: Issue, position: int) -> str:
+    content = issue.items[position].content
+    url = item_link(safe_url(content.url), issue.delivery_id, position)
     return f"• {discord_link(url if len(url) <= 300 else '', _text(one_line(content.title), 160) or '–')}"
 
 

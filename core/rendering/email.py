@@ -4,30 +4,37 @@ The layout holds {{placeholders}} of SES's simple substitution, which escapes no
 and the subject, is plain text; all others are HTML already escaped. Values go through JSON, which quotes them.
 """
 
-import textwrap
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
-from core.rendering.fragments import FragmentCache, FragmentKey
+from core.rendering.catalogue import ALERT
+from core.rendering.fragments import REASONED, FragmentCache, FragmentKey
+from core.rendering.links import item_link
 from core.rendering.model import AlertMessage, Issue, ItemContent
 from core.rendering.phrases import Phrases, by_line, count_text, instant, issue_date, phrases_for, reason_text, short_date
-from core.rendering.templating import fill, squeeze, template
+from core.rendering.templating import TEXT_WIDTH, MailTemplate, fill, wrapped
 from core.rendering.text import header_value, html_text, one_line, paragraphs, plain_text, safe_url, shorten
-
-TEXT_WIDTH = 72
-"""Columns of the plain-text part: what every reader shows without wrapping."""
 
 TITLE_LIMIT, LEAD_SUMMARY_LIMIT, SUMMARY_LIMIT, BODY_LIMIT = 300, 480, 260, 20_000
 """Characters shown; a summary is a reason to open the item, not the item."""
 
-NAME_LIMIT = 200
-"""Characters of a newsletter's or sender's name; it stands in the layout several times."""
-POSTAL_LIMIT = 500
-"""Characters of the postal address."""
+ITEM_BYTES, URL_LIMIT = 3_500, 800
+"""Bytes of an item's HTML without its reason, and of its address in it, which stands there twice: 20 items and the layout are
+below the 102 kB at which Gmail cuts a message off, and with it the unsubscribe link. Real items have about 1,600."""
+
+NAME_LIMIT, NAME_BYTES = 200, 400
+"""Characters of a newsletter's or sender's name, and its bytes in HTML; it stands in the layout several times."""
+POSTAL_LIMIT, POSTAL_BYTES = 500, 1_000
+"""The same of the postal address."""
 PREHEADER_LIMIT = 140
 """Characters of the preview line that inboxes show."""
+REASON_LIMIT = 120
+"""Characters of the words for why an item was chosen."""
 
 MAX_PUBLICATION_TOPICS = 3
 """Topics named under a title."""
@@ -35,11 +42,18 @@ MAX_PUBLICATION_TOPICS = 3
 COLOURS = {"critical": "#b3261e", "high": "#b45309", "normal": "#2457d6", "low": "#475569"}
 """Colour of an alert's priority; white text on each has a contrast of at least 4.5 (WCAG AA)."""
 
+_DOT = "\u00a0· "
+"""Between the parts of a line, and never at the beginning of one."""
 _PADDING = Markup("&#847;&zwnj;&nbsp;" * 40)  # noqa: S704 - a constant
 """Keeps an inbox from filling the preview line with the first words of the body."""
 
-_RULE = "-" * TEXT_WIDTH
-_SLOT_HTML, _SLOT_TEXT = Markup("\x00reason\x00"), "\x00reason\x00"
+_URL, _REASON = "\x00url\x00", "\x00reason\x00"
+"""Slots of a rendered item; no text has a NUL, cleaning takes it out."""
+_SLOTS: Final = re.compile(f"({_URL}|{_REASON})")
+_ESCAPES: Final[Mapping[str, Callable[[str], str]]] = {
+    "html": lambda text: Markup(html_text(text)),  # noqa: S704 - html_text escapes
+    "text": plain_text,
+}
 
 
 @dataclass(frozen=True)
@@ -51,71 +65,95 @@ class EmailLayout:
     text: str
 
 
-@dataclass(frozen=True)
-class _Fragment:
-    """A rendered item with its reason cut out: before and after it, and the same without any reason."""
+class _Cut:
+    """A rendered text cut at its slots, so that filling it in copies nothing but references."""
 
-    html: tuple[str, str]
-    text: tuple[str, str]
-    html_without: str
-    text_without: str
+    __slots__ = ("_parts", "_reasons", "_urls")
+
+    def __init__(self, text: str) -> None:
+        self._parts = _SLOTS.split(text)
+        self._urls = [place for place, part in enumerate(self._parts) if part == _URL]
+        self._reasons = [place for place, part in enumerate(self._parts) if part == _REASON]
+
+    def filled(self, url: str, reason: str) -> list[str]:
+        """Return the parts of the whole text."""
+        parts = self._parts.copy()
+        for place in self._urls:
+            parts[place] = url
+        for place in self._reasons:
+            parts[place] = reason
+        return parts
 
 
-def _sender_lines(name: str, sender: str, postal: str) -> tuple[str, str, str]:
-    """Return what the layout says of the sender, shortened so that the layout alone never fills a message."""
-    return (
-        shorten(one_line(name), NAME_LIMIT),
-        shorten(one_line(sender), NAME_LIMIT),
-        shorten(one_line(postal), POSTAL_LIMIT),
-    )
+class _Fragment(NamedTuple):
+    """A rendered item with slots for its address and, unless it is shown without one, its reason."""
+
+    url: str
+    html: _Cut
+    text: _Cut
 
 
-def newsletter_layout(newsletter_name: str, from_name: str, postal_address: str, language: str) -> EmailLayout:
-    """Return the layout for all entries of a call that share a newsletter and a language; remembered, so it is cheap to ask."""
-    return _newsletter_layout(newsletter_name, from_name, postal_address, phrases_for(language).locale)
+def newsletter_layout(issue: Issue) -> EmailLayout:
+    """Return the layout for all entries of a call that share newsletter, template and language; remembered, so cheap to ask."""
+    locale = phrases_for(issue.language).locale
+    return _newsletter_layout(issue.template, issue.newsletter_name, issue.from_name, issue.postal_address, locale)
 
 
 @lru_cache(maxsize=256)
-def _newsletter_layout(newsletter_name: str, from_name: str, postal_address: str, locale: str) -> EmailLayout:
+def _newsletter_layout(template: MailTemplate, name: str, from_name: str, postal_address: str, locale: str) -> EmailLayout:
     phrases = phrases_for(locale)
-    name, sender, postal = _sender_lines(newsletter_name, from_name, postal_address)
-    values = {"phrases": phrases, "name": name, "from_name": sender, "postal_address": postal, "rule": _RULE}
+    name = _bounded(name, NAME_LIMIT, NAME_BYTES)
     why = phrases.why_newsletter.format(name=name)
-    html = squeeze(template("email_newsletter.html.j2").render(**values, why=why, padding=_PADDING))
-    text = template("email_newsletter.txt.j2").render(
-        phrases=phrases,
-        rule=_RULE,
-        heading=plain_text(name.upper()),
-        why=plain_text(_wrapped(why)),
-        sender=plain_text("\n".join(filter(None, (sender, postal)))),
-    )
-    return EmailLayout("{{subject}}", html, text)
+    return _layout(template, phrases, name, why, phrases.unsubscribe_newsletter, from_name, postal_address)
+
+
+def _layout(
+    template: MailTemplate, phrases: Phrases, name: str, why: str, unsubscribe: str, from_name: str, postal_address: str
+) -> EmailLayout:
+    """Return a layout; what it says of the sender is shortened, so that it alone never fills a message."""
+    values = {
+        "name": name,
+        "why": why,
+        "unsubscribe": unsubscribe,
+        "from_name": _bounded(from_name, NAME_LIMIT, NAME_BYTES),
+        "postal_address": _bounded(postal_address, POSTAL_LIMIT, POSTAL_BYTES),
+    }
+
+    def part(kind: str) -> str:
+        escaped = {key: _ESCAPES[kind](value) for key, value in values.items()}
+        return template.layout(kind, {**escaped, "phrases": phrases, "locale": phrases.locale, "padding": _PADDING})
+
+    return EmailLayout("{{subject}}", part("html"), part("text").rstrip("\n") + "\n")
+
+
+def _bounded(text: str, limit: int, limit_bytes: int) -> str:
+    return shorten(shorten(one_line(text), limit), limit_bytes, measure=lambda part: len(html_text(part).encode()))
 
 
 def newsletter_entry(issue: Issue, cache: FragmentCache | None = None) -> dict[str, str]:
     """Return the values of the layout's placeholders for one subscriber."""
     phrases = phrases_for(issue.language)
     cache = cache if cache is not None else FragmentCache()
+    template, locale = issue.template, phrases.locale
     html: list[str] = []
     text: list[str] = []
-    for position, item in enumerate(issue.items):
-        fragment = _fragment(item.content, "lead" if position == 0 else "item", phrases, cache)
-        if item.reason:
-            reason_html, reason_plain = _reason(item.reason, phrases.locale)
-            html += (fragment.html[0], reason_html, fragment.html[1])
-            text += (fragment.text[0], reason_plain, fragment.text[1])
-        else:
-            html.append(fragment.html_without)
-            text.append(fragment.text_without)
+    for position, (content, reason) in enumerate(issue.items):
+        fragment = _fragment(content, template, "item" if position else template.lead, phrases, cache, reasoned=bool(reason))
+        url_html, url_plain = _address(item_link(fragment.url, issue.delivery_id, position))
+        reason_html, reason_plain = _reason(reason, locale)
+        html += fragment.html.filled(url_html, reason_html)
+        text += fragment.text.filled(url_plain, reason_plain)
     count = count_text(len(issue.items), phrases)
+    date = issue_date(issue.issue_group, locale)
     return {
         "subject": newsletter_subject(issue),
         "preheader": html_text(_preheader(issue, phrases)),
         "count": html_text(count),
         "count_text": count,
-        "date": html_text(issue_date(issue.issue_group, phrases.locale)),
+        "date": html_text(date),
+        "date_text": plain_text(date),
         "items_html": "".join(html),
-        "items_text": "".join(text).rstrip("\n") + "\n",
+        "items_text": "".join(text),
         "unsubscribe_url": html_text(issue.unsubscribe_url),
         "unsubscribe_text": plain_text(issue.unsubscribe_url),
     }
@@ -123,8 +161,7 @@ def newsletter_entry(issue: Issue, cache: FragmentCache | None = None) -> dict[s
 
 def newsletter_email(issue: Issue, cache: FragmentCache | None = None) -> EmailLayout:
     """Return one issue as it arrives: its layout filled in."""
-    layout = newsletter_layout(issue.newsletter_name, issue.from_name, issue.postal_address, issue.language)
-    return filled(layout, newsletter_entry(issue, cache))
+    return filled(newsletter_layout(issue), newsletter_entry(issue, cache))
 
 
 def filled(layout: EmailLayout, data: dict[str, str]) -> EmailLayout:
@@ -148,40 +185,60 @@ def _preheader(issue: Issue, phrases: Phrases) -> str:
     return shorten(one_line(issue.items[0].content.summary), PREHEADER_LIMIT) if issue.items else ""
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=REASONED)
 def _reason(reason: str, locale: str) -> tuple[str, str]:
-    words = shorten(reason_text(reason, locale), 120)
-    return html_text(words), plain_text(words)
+    words = shorten(reason_text(reason, locale), REASON_LIMIT)
+    return html_text(words), plain_text(wrapped(words, TEXT_WIDTH - 2).replace("\n", "\n  "))
 
 
-def _fragment(content: ItemContent, look: str, phrases: Phrases, cache: FragmentCache) -> _Fragment:
-    key = FragmentKey(content.publication_id, content.revision, phrases.locale, look, "email")
-    fragment: _Fragment = cache.get(key, lambda: _render_item(content, look, phrases))
+@lru_cache(maxsize=REASONED)
+def _address(url: str) -> tuple[str, str]:
+    return html_text(url), plain_text(url)
+
+
+def _fragment(
+    content: ItemContent, template: MailTemplate, look: str, phrases: Phrases, cache: FragmentCache, *, reasoned: bool
+) -> _Fragment:
+    name = f"{template.id} {look} reasoned" if reasoned else f"{template.id} {look}"
+    key = FragmentKey(content.publication_id, content.revision, phrases.locale, name, "email")
+    fragment: _Fragment = cache.get(key, lambda: _render_item(content, template, look, phrases, _REASON if reasoned else ""))
     return fragment
 
 
-def _render_item(content: ItemContent, look: str, phrases: Phrases) -> _Fragment:
-    topics = ", ".join(one_line(topic) for topic in content.topics[:MAX_PUBLICATION_TOPICS])
+def _render_item(content: ItemContent, template: MailTemplate, look: str, phrases: Phrases, reason: str) -> _Fragment:
+    """Return a rendered item; in HTML of at most ITEM_BYTES, for which it says less of an absurdly long one."""
+    url = safe_url(content.url)
+    url = url if len(html_text(url)) <= URL_LIMIT else ""
+    names = ", ".join(one_line(topic) for topic in content.topics[:MAX_PUBLICATION_TOPICS])
     published = short_date(content.published_at, phrases.locale)
-    meta = " · ".join(filter(None, (shorten(by_line(content.authors, phrases), 160), published, shorten(topics, 80))))
-    title = shorten(one_line(content.title), TITLE_LIMIT)
-    summary = shorten(one_line(content.summary), LEAD_SUMMARY_LIMIT if look == "lead" else SUMMARY_LIMIT)
-    values = {"phrases": phrases, "meta": meta, "language": content.language, "url": safe_url(content.url)}
+    full = LEAD_SUMMARY_LIMIT if look == "lead" else SUMMARY_LIMIT
+    for title_limit, summary_limit, authors_limit in (
+        (TITLE_LIMIT, full, 160),
+        (TITLE_LIMIT, 100, 160),
+        (TITLE_LIMIT, 0, 80),
+        (80, 0, 0),
+    ):
+        authors, topics = shorten(by_line(content.authors, phrases), authors_limit), shorten(names, authors_limit // 2)
+        values = {
+            "title": shorten(one_line(content.title), title_limit) or "–",
+            "summary": shorten(one_line(content.summary), summary_limit),
+            "meta": _DOT.join(filter(None, (authors, published, topics))),
+            "authors": authors,
+            "published": published,
+            "topics": topics,
+            "language": content.language,
+            "url": _URL if url else "",
+            "reason": reason,
+        }
+        html = _block(template, "html", look, values, phrases)
+        if len(html.replace(_URL, html_text(url)).encode()) <= ITEM_BYTES:
+            break
+    return _Fragment(url, _Cut(html), _Cut(_block(template, "text", look, values, phrases)))
 
-    def html(slot: str) -> str:
-        markup = template(f"email_{look}.html.j2").render(**values, title=title, summary=summary, reason_slot=slot)
-        return squeeze(markup).strip().replace("{", "&#123;").replace("}", "&#125;")
 
-    def text(slot: str) -> str:
-        wrapped = {"title": _wrapped(title), "summary": _wrapped(summary), "rule": _RULE, "meta": _wrapped(meta)}
-        return plain_text(template("email_item.txt.j2").render(**{**values, **wrapped}, reason_slot=slot))
-
-    html_parts, text_parts = html(_SLOT_HTML).partition(_SLOT_TEXT), text(_SLOT_TEXT).partition(_SLOT_TEXT)
-    return _Fragment((html_parts[0], html_parts[2]), (text_parts[0], text_parts[2]), html(""), text(""))
-
-
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.fill(line, TEXT_WIDTH, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
+def _block(template: MailTemplate, part: str, name: str, values: Mapping[str, str], phrases: Phrases) -> str:
+    escaped = {key: _ESCAPES[part](value) for key, value in values.items()}
+    return template.block(part, name, {**escaped, "phrases": phrases})
 
 
 def alert_layout(from_name: str, postal_address: str, language: str) -> EmailLayout:
@@ -191,11 +248,8 @@ def alert_layout(from_name: str, postal_address: str, language: str) -> EmailLay
 
 @lru_cache(maxsize=64)
 def _alert_layout(from_name: str, postal_address: str, locale: str) -> EmailLayout:
-    _, sender, postal = _sender_lines("", from_name, postal_address)
-    values = {"phrases": phrases_for(locale), "from_name": sender, "postal_address": postal, "rule": _RULE}
-    html = squeeze(template("email_alert.html.j2").render(**values, padding=_PADDING))
-    text = template("email_alert.txt.j2").render(**values, sender=plain_text("\n".join(filter(None, (sender, postal)))))
-    return EmailLayout("{{subject}}", html, text)
+    phrases = phrases_for(locale)
+    return _layout(ALERT, phrases, "", phrases.why_alert, phrases.unsubscribe_alert, from_name, postal_address)
 
 
 def alert_entry(message: AlertMessage) -> dict[str, str]:
@@ -204,11 +258,10 @@ def alert_entry(message: AlertMessage) -> dict[str, str]:
     title, body = shorten(one_line(message.title), TITLE_LIMIT), shorten(paragraphs(message.body), BODY_LIMIT)
     priority = phrases.priorities.get(message.priority, phrases.priorities["normal"])
     subject = f"{priority}: {title}" if title and message.priority == "critical" else title or priority
-    url = safe_url(message.url)
+    url, date = safe_url(message.url), instant(message.raised_at, phrases.locale)
     inner = "".join(
         f'<p style="margin:0 0 14px">{html_text(part).replace(chr(10), "<br>")}</p>' for part in body.split("\n\n") if part
     )
-    button = template("email_button.html.j2").render(url=url, label=phrases.open_alert).replace("{", "&#123;") if url else ""
     return {
         "subject": plain_text(header_value(subject)),
         "preheader": html_text(shorten(one_line(body), PREHEADER_LIMIT)),
@@ -216,12 +269,13 @@ def alert_entry(message: AlertMessage) -> dict[str, str]:
         "priority_text": priority.upper(),
         "colour": COLOURS.get(message.priority, COLOURS["normal"]),
         "title": html_text(title),
-        "title_text": plain_text(_wrapped(title)),
-        "date": html_text(instant(message.raised_at, phrases.locale)),
+        "title_text": plain_text(wrapped(title)),
+        "date": html_text(date),
+        "date_text": date,
         "body_html": inner,
-        "body_text": plain_text(_wrapped(body)),
-        "button_html": button,
-        "link_text": f"\n{plain_text(url)}\n" if url else "",
+        "body_text": plain_text(wrapped(body)),
+        "button_html": _block(ALERT, "html", "button", {"url": url}, phrases) if url else "",
+        "link_text": f"\n{phrases.open_alert}: {plain_text(url)}\n" if url else "",
         "unsubscribe_url": html_text(message.unsubscribe_url),
         "unsubscribe_text": plain_text(message.unsubscribe_url),
     }

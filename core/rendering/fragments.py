@@ -22,8 +22,8 @@ class FragmentKey(NamedTuple):
 class FragmentCache:
     """Bounded, least recently used out first; belongs to one thread. Pass one a process, or a fresh one in a test."""
 
-    def __init__(self, max_entries: int = 20_000) -> None:
-        """max_entries: 20,000 email fragments of about 2 kB are 40 MB."""
+    def __init__(self, max_entries: int = 10_000) -> None:
+        """max_entries: 10,000 email fragments of about 4 kB are 40 MB: 2,500 publications, as lead and item, in two languages."""
         self._entries: OrderedDict[FragmentKey, Any] = OrderedDict()
         self._max_entries = max_entries
 

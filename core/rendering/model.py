@@ -1,7 +1,13 @@
 """What the renderers are given: plain data about one message to one subscriber."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, NamedTuple, Self
+
+from core.rendering.catalogue import DEFAULT, SHIPPED
+from core.rendering.latex import readable
+from core.rendering.templating import MailTemplate
 
 
 @dataclass(frozen=True)
@@ -21,9 +27,23 @@ class ItemContent:
     published_at: datetime
     topics: tuple[str, ...]
 
+    @classmethod
+    def of(cls, submitted: Mapping[str, Any]) -> Self:
+        """Return the content of a PublicationSubmitted."""
+        return cls(
+            publication_id=submitted["publication_id"],
+            revision=submitted["revision"],
+            title=readable(submitted["title"]),
+            summary=readable(submitted["summary"]),
+            url=submitted["url"],
+            authors=tuple(map(readable, submitted["authors"])),
+            language=submitted["language"],
+            published_at=submitted["published_at"],
+            topics=tuple(topic["topic"] for topic in submitted["topics"]),
+        )
 
-@dataclass(frozen=True)
-class IssueItem:
+
+class IssueItem(NamedTuple):
     """One item of one issue; reason is a code such as `topic:hep-ph`, or words that are shown as they are."""
 
     content: ItemContent
@@ -35,7 +55,7 @@ class Issue:
     """What one subscriber gets for one slot of a newsletter.
 
     subject may contain {title}, which becomes the title of the first item. issue_group is the nominal local slot, such
-    as 2026-11-22T09:00; its day is the date that is shown.
+    as 2026-11-22T09:00; its day is the date that is shown. template is the look of mails.
     """
 
     newsletter_id: str
@@ -47,6 +67,8 @@ class Issue:
     from_name: str
     postal_address: str
     unsubscribe_url: str
+    template: MailTemplate = field(default=SHIPPED[DEFAULT], kw_only=True)
+    delivery_id: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from datetime import date, datetime
 from functools import lru_cache
 
 from babel.dates import format_date, format_datetime
+from babel.numbers import format_decimal
 
+from core.rendering.latex import readable
 from core.rendering.text import one_line, shorten
 
 
@@ -16,7 +18,7 @@ class Phrases:
     locale: str
     reads_on: str
     also: str
-    because_topic: str
+    because: dict[str, str]
     reasons: dict[str, str]
     items_one: str
     items_many: str
@@ -39,14 +41,16 @@ ENGLISH = Phrases(
     locale="en",
     reads_on="Read it",
     also="Also: {titles}",
-    because_topic="You follow {topic}",
+    because={"topic": "You follow {what}", "read": "Because you read “{what}”", "new": "New in {what}"},
     reasons={
         "topics": "Matches your topics",
         "declared": "Matches your topics",
         "history": "Close to what you read",
+        "read": "Close to what you read",
         "popular": "Much read right now",
         "recent": "New since your last issue",
         "fresh": "New since your last issue",
+        "new": "New since your last issue",
         "explore": "Something different",
     },
     items_one="One pick for you",
@@ -73,14 +77,16 @@ GERMAN = Phrases(
     locale="de",
     reads_on="Lesen",
     also="Außerdem: {titles}",
-    because_topic="Du folgst {topic}",
+    because={"topic": "Du folgst {what}", "read": "Weil du „{what}“ gelesen hast", "new": "Neu in {what}"},
     reasons={
         "topics": "Passt zu deinen Themen",
         "declared": "Passt zu deinen Themen",
         "history": "Nah an dem, was du liest",
+        "read": "Nah an dem, was du liest",
         "popular": "Wird gerade viel gelesen",
         "recent": "Neu seit der letzten Ausgabe",
         "fresh": "Neu seit der letzten Ausgabe",
+        "new": "Neu seit der letzten Ausgabe",
         "explore": "Zur Abwechslung",
     },
     items_one="Ein Beitrag für dich",
@@ -107,8 +113,22 @@ _BY_LANGUAGE = {"en": ENGLISH, "de": GERMAN}
 
 
 def phrases_for(language: str) -> Phrases:
-    """Return the phrases of a BCP 47 tag's primary language, English when there are none."""
-    return _BY_LANGUAGE.get(language.split("-")[0].split("_")[0].lower(), ENGLISH)
+    """Return the phrases of a BCP 47 tag, or of its primary language; English when there are none."""
+    return _BY_LANGUAGE[language_of(language)]
+
+
+@lru_cache(maxsize=1024)
+def language_of(*wanted: str) -> str:
+    """Return the first of these BCP 47 tags that there are phrases for, by itself or by its primary language; else en.
+
+    de-AT is read in de. No tag is an error: a reader of a language without phrases gets the next one's.
+    """
+    for tag in wanted:
+        whole = tag.replace("_", "-").lower()
+        for known in (whole, whole.split("-")[0]):
+            if known in _BY_LANGUAGE:
+                return known
+    return "en"
 
 
 @lru_cache(maxsize=1024)
@@ -133,25 +153,37 @@ def instant(moment: datetime, locale: str) -> str:
     return f"{format_datetime(moment, format='dd.MM.y, HH:mm' if locale == 'de' else 'MMM d, y, HH:mm', locale=locale)} UTC"
 
 
-@lru_cache(maxsize=4096)
+REASON_TITLE_LIMIT = 70
+"""Characters of a title or topic within a reason: it is shortened, so that the sentence around it stays whole."""
+
+
+@lru_cache(maxsize=8192)
 def reason_text(reason: str, phrases_locale: str) -> str:
-    """Return why an item was chosen, in words: a code of `phrases.reasons`, `topic:<topic>`, or a text of one's own."""
+    """Return why an item was chosen, in words: a code of `phrases.reasons`, one of `phrases.because` with what follows its
+    colon (topic:<topic>, read:<title>, new:<topic>), or a text of one's own.
+    """
     phrases = _BY_LANGUAGE[phrases_locale]
     clean = one_line(reason)
     kind, sign, rest = clean.partition(":")
-    if kind == "topic" and sign and rest.strip():
-        return phrases.because_topic.format(topic=rest.strip())
+    if sign and kind in phrases.because and rest.strip():
+        return phrases.because[kind].format(what=shorten(one_line(readable(rest)), REASON_TITLE_LIMIT))
     return phrases.reasons.get(clean, clean)
+
+
+@lru_cache(maxsize=1024)
+def number(value: int, locale: str) -> str:
+    """Return a number in the form of a language, such as 3,020 or 3.020."""
+    return format_decimal(value, locale=locale)
 
 
 def count_text(count: int, phrases: Phrases) -> str:
     """Return how many items there are, in words."""
-    return phrases.items_one if count == 1 else phrases.items_many.format(count=count)
+    return phrases.items_one if count == 1 else phrases.items_many.format(count=number(count, phrases.locale))
 
 
 def more_text(count: int, phrases: Phrases) -> str:
     """Return how many items were left out, in words."""
-    return phrases.more_one if count == 1 else phrases.more_many.format(count=count)
+    return phrases.more_one if count == 1 else phrases.more_many.format(count=number(count, phrases.locale))
 
 
 def by_line(authors: tuple[str, ...], phrases: Phrases) -> str:
@@ -159,7 +191,7 @@ def by_line(authors: tuple[str, ...], phrases: Phrases) -> str:
     names = [one_line(name) for name in authors if name.strip()]
     if len(names) <= 3:
         return ", ".join(names)
-    return phrases.others.format(first=names[0], count=len(names) - 1)
+    return phrases.others.format(first=names[0], count=number(len(names) - 1, phrases.locale))
 
 
 def retracted_text(titles: tuple[str, ...], moment: datetime, phrases: Phrases) -> str:

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from core.rendering.fragments import REASONED, FragmentCache, FragmentKey
+from core.rendering.links import item_link
 from core.rendering.model import AlertMessage, Issue, ItemContent
 from core.rendering.phrases import (
     Phrases,
@@ -51,9 +52,11 @@ class _Item(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Fragment:
-    """A rendered item without the reason why it is shown."""
+    """A rendered item without its address and the reason why it is shown."""
 
-    section: Block
+    url: str
+    title: str
+    below: str
     meta: str
 
 
@@ -70,8 +73,8 @@ def newsletter_blocks(issue: Issue, cache: FragmentCache | None = None) -> Messa
     around = characters([*fixed, footer])
     for shown in range(min(count, MAX_ITEMS), -1, -1):
         more = [_context(slack_text(more_text(count - shown, phrases)))] if shown < count else []
-        for tier in SUMMARY_TIERS:
-            items = [_item(item.content, item.reason, tier, phrases, cache) for item in issue.items[:shown]]
+        for tier in SUMMARY_TIERS if issue.template.shows_summaries else SUMMARY_TIERS[-1:]:
+            items = [_item(issue, position, tier, phrases, cache) for position in range(shown)]
             blocks = [
                 *fixed,
                 {"type": "divider"},
@@ -110,15 +113,18 @@ def characters(blocks: Sequence[Block]) -> int:
     return units("".join([text["text"] for text in texts]))
 
 
-def _item(content: ItemContent, reason: str, tier: int, phrases: Phrases, cache: FragmentCache) -> _Item:
+def _item(issue: Issue, position: int, tier: int, phrases: Phrases, cache: FragmentCache) -> _Item:
+    content, reason = issue.items[position]
     key = FragmentKey(content.publication_id, content.revision, phrases.locale, f"item-{tier}", "slack")
-    return _with_reason(cache.get(key, lambda: _render_item(content, tier, phrases)), reason, phrases.locale)
+    fragment: _Fragment = cache.get(key, lambda: _render_item(content, tier, phrases))
+    return _shown(fragment, item_link(fragment.url, issue.delivery_id, position), reason, phrases.locale)
 
 
 @lru_cache(maxsize=REASONED)
-def _with_reason(fragment: _Fragment, reason: str, locale: str) -> _Item:
+def _shown(fragment: _Fragment, url: str, reason: str, locale: str) -> _Item:
     words = _reason(reason, locale) if reason else ""
-    blocks = (fragment.section, _context(" · ".join(filter(None, (fragment.meta, words)))))
+    section = _section(f"*{slack_link(_link_url(url), fragment.title)}*{fragment.below}")
+    blocks = (section, _context(" · ".join(filter(None, (fragment.meta, words)))))
     return _Item(blocks, characters(blocks))
 
 
@@ -127,12 +133,14 @@ def _reason(reason: str, locale: str) -> str:
 
 
 def _render_item(content: ItemContent, tier: int, phrases: Phrases) -> _Fragment:
-    title = fitted(one_line(content.title), TITLE_LIMIT, slack_text) or "–"
-    text = f"*{slack_link(_link_url(content.url), title)}*"
-    if tier and (summary := fitted(one_line(content.summary), tier, slack_text)):
-        text += f"\n{summary}"
+    summary = fitted(one_line(content.summary), tier, slack_text) if tier else ""
     meta = " · ".join(filter(None, (by_line(content.authors, phrases), short_date(content.published_at, phrases.locale))))
-    return _Fragment(_section(text), fitted(meta, META_LIMIT, slack_text))
+    return _Fragment(
+        url=safe_url(content.url),
+        title=fitted(one_line(content.title), TITLE_LIMIT, slack_text) or "–",
+        below=f"\n{summary}" if summary else "",
+        meta=fitted(meta, META_LIMIT, slack_text),
+    )
 
 
 def _link_url(url: str | None) -> str:

@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 ELLIPSIS = "…"
 ZERO_WIDTH_SPACE = "\u200b"
 
+READ_LIMIT = 100_000
+"""Characters of a text that are looked at: five times the longest that is shown, so that a huge one costs no more."""
+
 _SPACES = re.compile(r"[^\S\n]+")
 _BLANK_LINES = re.compile(r"\n\s*\n+")
 _DROPPED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufff9-\ufffb]")
@@ -27,11 +30,12 @@ _REGIONAL = range(0x1F1E6, 0x1F200)
 
 def one_line(text: str) -> str:
     """Return the text as one clean line: no controls, single spaces, no space around it."""
-    return " ".join(_DROPPED.sub("", text.replace("\x85", " ")).split())
+    return " ".join(_DROPPED.sub("", text[:READ_LIMIT].replace("\x85", " ")).split())
 
 
 def paragraphs(text: str) -> str:
     """Return the text with clean lines; empty lines are kept as one."""
+    text = text[:READ_LIMIT]
     lines = _DROPPED.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n\n"))
     tidy = "\n".join(_SPACES.sub(" ", line).strip() for line in lines.split("\n"))
     return _BLANK_LINES.sub("\n\n", tidy).strip()

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from core.rendering.fragments import FragmentCache, FragmentKey
-from core.rendering.model import AlertMessage, Issue, IssueItem, ItemContent
+from core.rendering.fragments import REASONED, FragmentCache, FragmentKey
+from core.rendering.links import item_link
+from core.rendering.model import AlertMessage, Issue, ItemContent
 from core.rendering.phrases import phrases_for, reason_text
 from core.rendering.text import one_line, paragraphs, safe_url, shorten
 
@@ -38,7 +39,7 @@ def newsletter_payload(
     head = _json({"type": NEWSLETTER_ISSUED, "timestamp": _moment(timestamp), "data": data}).removesuffix("}}")
     for shown in range(len(issue.items), -1, -1):
         for tier in SUMMARY_TIERS:
-            items = ",".join([_item(item, issue.language, tier, cache) for item in issue.items[:shown]])
+            items = ",".join([_item(issue, position, tier, cache) for position in range(shown)])
             payload = f'{head},"items":[{items}],"items_left_out":{len(issue.items) - shown}}}}}'.encode()
             if len(payload) < MAX_BYTES:
                 return payload
@@ -66,14 +67,21 @@ def alert_payload(message: AlertMessage, *, delivery_id: str, source_id: str, ti
     raise AssertionError("an alert's fields are bounded")
 
 
-def _item(item: IssueItem, language: str, tier: int, cache: FragmentCache) -> str:
-    """Return one item as JSON: the cached beginning, which is the same for everybody, and the reason."""
-    key = FragmentKey(item.content.publication_id, item.content.revision, "", f"item-{tier}", "webhook")
-    beginning: str = cache.get(key, lambda: _json(_render_item(item.content, tier)).removesuffix("}"))
-    return beginning + _reason(item.reason, phrases_for(language).locale)
+def _item(issue: Issue, position: int, tier: int, cache: FragmentCache) -> str:
+    """Return one item as JSON: the cached beginning, which is the same for everybody, then address and reason."""
+    content, reason = issue.items[position]
+    key = FragmentKey(content.publication_id, content.revision, "", f"item-{tier}", "webhook")
+    url, beginning = cache.get(key, lambda: (_url(content.url), _json(_render_item(content, tier)).removesuffix("}")))
+    ending = _reason(reason, phrases_for(issue.language).locale)
+    return f"{beginning},{_address(item_link(url, issue.delivery_id, position))}{ending}"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=REASONED)
+def _address(url: str) -> str:
+    return _json({"url": url})[1:-1]
+
+
+@lru_cache(maxsize=REASONED)
 def _reason(reason: str, locale: str) -> str:
     words = {"reason": shorten(one_line(reason), AUTHOR_LIMIT), "reason_text": shorten(reason_text(reason, locale), AUTHOR_LIMIT)}
     return "," + _json(words).removeprefix("{")
@@ -85,7 +93,6 @@ def _render_item(content: ItemContent, tier: int) -> dict[str, Any]:
         "revision": content.revision,
         "title": shorten(one_line(content.title), TITLE_LIMIT),
         "summary": shorten(one_line(content.summary), tier) if tier else "",
-        "url": _url(content.url),
         "authors": [shorten(one_line(name), AUTHOR_LIMIT) for name in content.authors[:MAX_AUTHORS]],
         "topics": [shorten(one_line(topic), AUTHOR_LIMIT) for topic in content.topics[:MAX_TOPICS]],
         "language": content.language,

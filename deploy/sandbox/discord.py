@@ -26,8 +26,8 @@ NONCE_WINDOW_S: Final = 300.0
 """Discord says "the past few minutes"."""
 
 POSTS_KEPT: Final = 50_000
-MARKS: Final = re.compile(r"\*\*|__|~~|`")
-"""Marks of bold, underline, strike and code, which a list shows without."""
+MARKS: Final = re.compile(r"\\([\W_])|\*\*|__|~~|`")
+"""Escapes, and marks of bold, underline, strike and code, which a list shows without."""
 
 OFF_BUCKET: Final = 1_000
 """Requests a second that the headers promise while no rate is switched on; hikari keeps to the headers on its own."""
@@ -92,7 +92,7 @@ class DiscordBody:
         payload = self.payload
         titles = [e.get("title") or e.get("description") for e in payload.get("embeds") or []]
         text = payload.get("content") or next((t for t in titles if t), "")
-        plain = MARKS.sub("", str(text))
+        plain = MARKS.sub(lambda mark: mark[1] or "", str(text))
         return " ".join(plain.split())[:200] or "(no text)"
 
     def document(self) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def discord_markup(text: str) -> Markup:
         return pieces.hide(Markup('<span class="mention">{}</span>').format(shown))
 
     text = _code(pieces, text.replace(MARK, ""), str, LANGUAGE)
-    text = re.sub(r"\\([\\*_~`|>#\[\]()-])", lambda m: pieces.hide(escape(m[1])), text)
+    text = re.sub(r"\\([\\*_~`|<>#\[\]().+-])", lambda m: pieces.hide(escape(m[1])), text)
     text = re.sub(r"<t:(-?\d{1,15})(?::[tTdDfFR])?>", stamp, text)
     text = re.sub(r"<[@#][!&]?(\d+)>", lambda m: pieces.hide(Markup('<span class="mention">@{}</span>').format(m[1])), text)
     text = re.sub(r"\[([^\[\]\n]+)\]\(<?(\S+?)>?\)", lambda m: pieces.hide(link(m[2], _inner(pieces, m[1]))), text)

@@ -34,6 +34,7 @@ TUNABLE = (
     "NEWSWIRE_SHARDS",
     "NEWSWIRE_SNAPSHOT_INTERVAL_S",
     "NEWSWIRE_SWEEP_INTERVAL_S",
+    "NEWSWIRE_TEMPLATES",
 )
 """Settings that `up` takes over from its profile, and before that from its environment. Addresses and secrets are not
 among them: a shell that has read another stack's files must not lead this one there."""

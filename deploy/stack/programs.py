@@ -62,6 +62,7 @@ PROCESSES = (
     Process("newsletters", BULK, "decides who gets an issue, and with what in it", "newsletters"),
     Process("fanout-bulk", BULK, "makes deliveries of decided issues", "fanout-bulk"),
     *(_sink(channel, "bulk") for channel in ("ses", "slack", "discord", "webhook")),
+    Process("training", AFTERWARDS, "fits the ranking's model once a day, and puts it to use when it is good enough"),
     Process("projections", AFTERWARDS, "fills the read models that SQL users see as api.*", statement=_PROJECTIONS_READY),
 )
 """Every Newswire process, in the order in which they are started."""

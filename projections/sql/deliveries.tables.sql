@@ -46,6 +46,7 @@ create table deliveries (
     channel text not null,
     reason text,
     decided_at timestamptz,
+    variant text,                       -- of the experiment that ran; null when none did
     state_at timestamptz,               -- when the outcome was known; null for not_fanned_out and pending
     sent_at timestamptz,
     confirmed_at timestamptz,

@@ -9,7 +9,8 @@ select d.delivery_id,
        d.reason,
        d.decided_at,
        d.sent_at,
-       d.confirmed_at
+       d.confirmed_at,
+       d.variant
   from deliveries d
   join sources s on s.source_id = d.source_id;
 
@@ -41,7 +42,7 @@ comment on view api.skips is 'What was not delivered and why, by the stage that 
 create or replace view api.accounting as
 with facts as (
     -- what was decided, from the first copies' own counts
-    select c.source_id, t.channel, t.chosen::bigint, t.gated::bigint, t.not_concerned::bigint, c.population::bigint as covered,
+    select c.source_id, t.channel, t.chosen::bigint, t.gated::bigint, t.not_concerned::bigint,
            0::bigint as not_fanned_out, 0::bigint as pending, 0::bigint as unknown, 0::bigint as sent, 0::bigint as confirmed,
            0::bigint as failed, 0::bigint as suppressed
       from chunks c
@@ -49,17 +50,17 @@ with facts as (
         as t(channel, chosen, gated, not_concerned)
     union all
     -- what became of it, counted from the delivery rows
-    select g.source_id, g.channel, 0, 0, 0, 0,
+    select g.source_id, g.channel, 0, 0, 0,
            case g.state when 0 then g.count else 0 end, case g.state when 1 then g.count else 0 end,
            case g.state when 2 then g.count else 0 end, case g.state when 3 then g.count else 0 end,
            case g.state when 5 then g.count else 0 end, case g.state when 6 then g.count else 0 end,
            case g.state when 4 then g.count else 0 end
       from (select source_id, channel, state, count(*) as count from deliveries group by source_id, channel, state) g
     union all
-    select source_id, 'none', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 from sources
+    select source_id, 'none', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 from sources
 ), counts as (
     select source_id, channel, sum(chosen)::bigint as chosen, sum(gated)::bigint as gated,
-           sum(not_concerned)::bigint as not_concerned, sum(covered)::bigint as covered,
+           sum(not_concerned)::bigint as not_concerned,
            sum(not_fanned_out)::bigint as not_fanned_out, sum(pending)::bigint as pending, sum(unknown)::bigint as unknown,
            sum(sent)::bigint as sent, sum(confirmed)::bigint as confirmed, sum(failed)::bigint as failed,
            sum(suppressed)::bigint as suppressed,
@@ -81,8 +82,7 @@ select r.source_id,
        coalesce(o.population, 0) as population,
        r.chosen,
        r.gated,
-       -- a chunk that does not name a channel has nobody chosen or gated on it
-       r.not_concerned + coalesce(o.population, 0) - r.covered as not_concerned,
+       r.not_concerned,
        r.not_fanned_out,
        r.pending,
        r.unknown,
@@ -90,7 +90,11 @@ select r.source_id,
        r.confirmed,
        r.failed,
        r.suppressed,
-       r.chosen - (r.not_fanned_out + r.pending + r.unknown + r.sent + r.confirmed + r.failed + r.suppressed) as balance
+       -- of chosen and what became of it; when these agree, of the population and its parts
+       case when r.chosen <> r.not_fanned_out + r.pending + r.unknown + r.sent + r.confirmed + r.failed + r.suppressed
+            then r.chosen - (r.not_fanned_out + r.pending + r.unknown + r.sent + r.confirmed + r.failed + r.suppressed)
+            else coalesce(o.population, 0) - (r.chosen + r.gated + r.not_concerned)
+       end as balance
   from ranked r
   join sources s on s.source_id = r.source_id
   left join totals o on o.source_id = r.source_id

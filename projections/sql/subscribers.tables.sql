@@ -12,7 +12,8 @@ create table subscribers (
     alerts boolean not null default false,
     quiet_hours jsonb not null default '[]',
     paused_until timestamptz,
-    local_minute integer,
+    local_minute integer,                          -- -1 as the newsletters say, -2 when they usually read
+    days integer[] not null default '{}',          -- ISO weekdays; none: as the newsletters say
     alerts_a_day integer,
     registered_at timestamptz,
     unsubscribed_at timestamptz,                   -- from everything, and nothing was chosen since

@@ -17,7 +17,10 @@ select subscriber_id,
        local_minute,
        alerts_a_day,
        unsubscribed_at,
-       erased_at
+       erased_at,
+       days,
+       case local_minute when -2 then 'usual' else coalesce(
+            to_char(make_interval(mins => nullif(local_minute, -1)), 'HH24:MI'), 'default') end as newsletter_time
   from subscribers
  where registered_at is not null or erased_at is not null;
 
@@ -25,3 +28,6 @@ comment on view api.subscribers is 'One row a subscriber, without personal data;
 comment on column api.subscribers.topics is 'Object of declared topic to weight.';
 comment on column api.subscribers.channels is 'Object of linked channel to whether it is verified.';
 comment on column api.subscribers.unsubscribed is 'Unsubscribed from everything, and nothing was chosen since.';
+comment on column api.subscribers.days is 'ISO weekdays on which newsletters are wanted, 1 Monday; none means as they say.';
+comment on column api.subscribers.newsletter_time is
+    'Local time of newsletters: such as 07:30, usual (when they usually read), or default (as the newsletters say).';

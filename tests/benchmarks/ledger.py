@@ -36,7 +36,7 @@ from sinks.history import EDITS, ledger_connection, look_up, parse_id, partition
 from sinks.ledger import Claims, Ledger, Pool, Result, Settled, open_pool
 from sinks.retiring import Retired, retire
 from tests.benchmarks.pipeline import PLAIN_WIDTH, cpu_s
-from tests.sinks_kit import request
+from tests.sinks_samples import request
 
 DATABASE: Final = "ledger_bench"
 BATCH: Final = 500

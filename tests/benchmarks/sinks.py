@@ -48,7 +48,8 @@ from sinks.delivery import Delivery
 from sinks.provider import Message, Prepared, Provider, Sender
 from sinks.registry import PROVIDERS
 from tests.benchmarks.pipeline import PLAIN_WIDTH, cpu_s, processes
-from tests.sinks_kit import Process, World, request
+from tests.sinks_kit import Process, World
+from tests.sinks_samples import request
 
 TARGETS: Final = {"email": 0.5, "slack": 0.8, "discord": 0.8, "webhook": 0.8}  # shares of the bare client's rate
 ALERT_TARGET_MS: Final = 1_000.0

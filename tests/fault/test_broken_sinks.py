@@ -18,7 +18,8 @@ from tests.fault.patience import Places
 from tests.fault.watch import Watch, ledger_rows
 from tests.fix_sandbox import SandboxProcess
 from tests.fix_stack import Stack
-from tests.sinks_kit import ROOT, World, environ_of, request, wait_for, world
+from tests.sinks_kit import ROOT, World, environ_of, wait_for, world
+from tests.sinks_samples import request
 
 pytestmark = pytest.mark.stack
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox

@@ -21,7 +21,7 @@ from sinks.slack import Slack
 from tests import fix_sandbox
 from tests.fix_callbacks import SLACK_SECRET, Notices, Web, callbacks_of, discord_headers, edge_with, public_hex, slack_headers
 from tests.fix_sandbox import SandboxProcess
-from tests.sinks_kit import alert, content, issue, prepared
+from tests.sinks_samples import alert, content, issue, prepared
 
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
 DISCORD = Ed25519PrivateKey.generate()

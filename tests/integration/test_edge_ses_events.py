@@ -34,7 +34,8 @@ from tests.fix_callbacks import Notices, Web, bounce, callbacks_of, edge_with, s
 from tests.fix_edge import World, world_of
 from tests.fix_sandbox import SandboxProcess
 from tests.fix_stack import Stack
-from tests.sinks_kit import free_port, wait_for
+from tests.sinks_kit import wait_for
+from tests.sinks_samples import free_port
 
 pytestmark = pytest.mark.stack
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox

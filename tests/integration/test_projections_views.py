@@ -96,6 +96,15 @@ def test_the_outcome_of_a_later_attempt_counts(scratch):
 
 
 @deliveries
+def test_a_delivery_shows_the_variant_it_was_decided_with(scratch):
+    """Also when its report was read before the decision; null without an experiment."""
+    scratch.apply([status("DeliverySent", 2, "email")])
+    scratch.apply([decided([(n, "email") for n in range(3)], variants={0: "control", 2: "short"})])
+    shown = {r["delivery_id"]: r["variant"] for r in scratch.view("deliveries")}
+    assert [shown[id_of(n, "email")] for n in range(3)] == ["control", None, "short"]
+
+
+@deliveries
 def test_what_was_never_fanned_out_is_a_skip_once_it_has_expired(scratch):
     """Nobody sends it any more, so it counts as expired at the stage fanout; the balance still holds."""
     scratch.apply([decided([(1, "email"), (2, "email")])])
@@ -123,14 +132,23 @@ def test_a_missing_chunk_makes_a_source_incomplete(scratch):
 
 @deliveries
 def test_every_channel_of_a_source_has_a_row_that_adds_up(scratch):
-    """Population is chosen, gated and not concerned in each row, also for a chunk that does not name the channel."""
+    """Population is chosen, gated and not concerned in each row; all three are counted, so a chunk's own mistake shows."""
     scratch.apply([decided([(1, "email"), (1, "slack"), (2, "email")], [(3, "none", "no_channel")], shards=2, population=6)])
-    scratch.apply([decided([(7, "webhook")], shards=2, shard=1, population=4, not_concerned={"webhook": 3})])
+    scratch.apply([decided([(7, "webhook")], shards=2, shard=1, population=4)])
     rows = {r["channel"]: r for r in scratch.view("accounting")}
     assert set(rows) == {"email", "slack", "webhook", "none"}
     for row in rows.values():
         assert row["population"] == 10 == row["chosen"] + row["gated"] + row["not_concerned"]
     assert (rows["none"]["gated"], rows["none"]["chosen"]) == (1, 0)
+
+
+@deliveries
+@pytest.mark.parametrize(("chosen", "counted"), [([(7, "webhook")], {"webhook": 2, "none": 4}), ([], {"none": 3})])
+def test_a_decision_whose_counts_do_not_add_up_does_not_balance(scratch, chosen, counted):
+    """Nothing is worked out from the rest: one subscriber who was neither chosen, gated nor counted apart is missing."""
+    scratch.apply([decided(chosen, population=4, not_concerned=counted), *(requested(n, c) for n, c in chosen)])
+    (row,) = scratch.view("accounting")
+    assert (row["population"], row["chosen"] + row["gated"] + row["not_concerned"], row["balance"]) == (4, 3, 1)
 
 
 @deliveries
@@ -254,7 +272,7 @@ def _subscriber(name, offset, number=1, **fields):
     if name == "PreferencesChanged":
         value |= dict.fromkeys(
             ("time_zone", "language", "topics", "channels", "urgent_channels", "newsletters", "alerts", "quiet_hours",
-             "paused_until", "local_minute", "alerts_a_day", "tags")
+             "paused_until", "local_minute", "days", "alerts_a_day", "tags")
         ) | {"changed_at": AT}  # fmt: skip
     if name == "SubscriberUnsubscribed":
         value |= {"newsletter_id": None, "via": "cli", "delivery_id": None, "unsubscribed_at": AT}
@@ -274,6 +292,18 @@ def test_preferences_are_patches(scratch):
     (row,) = scratch.view("subscribers")
     assert (row["newsletters"], row["alerts"], row["topics"]) == (["daily", "weekly"], True, {"hep-ph": 1.0})
     assert (row["time_zone"], row["language"], row["registered_at"], row["unsubscribed"]) == ("Europe/Berlin", "fr", AT, False)
+
+
+@subscribers
+def test_when_newsletters_come_is_shown_as_it_was_chosen(scratch):
+    """A time of their own, when they usually read, or as the newsletters say; with their weekdays."""
+    scratch.apply([_subscriber("SubscriberRegistered", 0)])
+    seen = []
+    for number, (minute, days) in enumerate([(None, None), (450, [1, 5]), (-2, None), (0, None), (-1, [])], 1):
+        scratch.apply([_subscriber("PreferencesChanged", number, local_minute=minute, days=days)])
+        (row,) = scratch.view("subscribers")
+        seen.append((row["newsletter_time"], row["days"]))
+    assert seen == [("default", []), ("07:30", [1, 5]), ("usual", [1, 5]), ("00:00", [1, 5]), ("default", [])]
 
 
 @subscribers

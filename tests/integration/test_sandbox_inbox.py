@@ -103,3 +103,11 @@ def test_a_link_opens_the_page_that_holds_its_message(sandbox: SandboxProcess) -
     assert "1–50 of 60" in sandbox.text("/?m=60")
     assert "1–50 of 60" in sandbox.text("/?m=999")
     assert "51–60 of 60" in sandbox.text("/inbox/list?page=2")
+
+
+def test_escapes_of_a_discord_title_are_not_shown(sandbox: SandboxProcess) -> None:
+    """Discord takes the backslashes away in a title as in a text; so do the list and the drawing."""
+    discord(sandbox, 1, alert_embeds(alert(title="SAEs (v1.2) <b> *x* a_b", unsubscribe_url=link(1, None))))
+    page = sandbox.text("/?m=1")
+    assert page.count("SAEs (v1.2) &lt;b&gt; *x* a_b") >= 2
+    assert "\\(" not in page

@@ -18,7 +18,7 @@ from runtime.settings import Settings
 from sinks import answers
 from sinks.provider import Provider
 from sinks.registry import PROVIDERS
-from tests.sinks_kit import Answers, http, prepared
+from tests.sinks_samples import Answers, http, prepared
 
 LOST = Unknown("answer_lost")
 ACCOUNT, SOON, LATER = Retry(60.0, "account"), Retry(1.0, "provider_error"), Retry(60.0, "provider_error")

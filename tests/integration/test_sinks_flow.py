@@ -14,7 +14,8 @@ from sinks.loop import BATCH, WINDOW
 from tests import fix_sandbox
 from tests.fix_sandbox import SandboxProcess
 from tests.fix_stack import Stack
-from tests.sinks_kit import SHARDS, Process, World, free_port, records_of, wait_for, world
+from tests.sinks_kit import SHARDS, Process, World, records_of, wait_for, world
+from tests.sinks_samples import free_port
 
 pytestmark = pytest.mark.stack
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox

@@ -30,7 +30,8 @@ from sinks.ledger import Pool, open_pool
 from sinks.pacing import Paces
 from sinks.provider import Message, Sender
 from tests.fix_stack import Stack
-from tests.sinks_kit import ROOT, delivery, environ_of, issue, ledger_database
+from tests.sinks_kit import ROOT, environ_of, ledger_database
+from tests.sinks_samples import delivery, issue
 
 pytestmark = pytest.mark.stack
 

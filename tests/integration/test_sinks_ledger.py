@@ -17,7 +17,8 @@ from sinks.ledger import Ledger, Pool, Result, open_pool
 from sinks.statements import DUE, EXPIRE, GIVE_BACK, UNREPORTED
 from sinks.unknown import TAKE
 from tests.fix_stack import Stack
-from tests.sinks_kit import delivery, ledger_database
+from tests.sinks_kit import ledger_database
+from tests.sinks_samples import delivery
 
 pytestmark = pytest.mark.stack
 

@@ -19,7 +19,7 @@ from sinks.provider import Found, Limits, NotFound, Prepared, Provider, Undecida
 from sinks.registry import PROVIDERS
 from tests import fix_sandbox
 from tests.fix_sandbox import SandboxProcess
-from tests.sinks_kit import Answers, alert, content, free_port, http, issue, prepared
+from tests.sinks_samples import Answers, alert, content, free_port, http, issue, prepared
 
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
 SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="

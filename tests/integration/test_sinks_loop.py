@@ -78,6 +78,18 @@ def test_sends_a_newsletter_and_reports_it(sinks: World, ses: Process, sandbox: 
     wait_for(lambda: sum(o for o in sinks.committed().values() if o > 0) >= 120, "offsets to be committed")
 
 
+def test_marks_a_test_send_and_holds_it_for_no_canary(sinks: World, ses: Process, sandbox: SandboxProcess) -> None:
+    """Its subject and the newsletter's name say [Test]; it goes out although the newsletter's real issues begin with a share."""
+    sinks.define_newsletter("careful", canary_share=0.001)
+    source_id = "careful@2026-11-22T09:00Z#test-0123abcd"
+    (request,) = sinks.requests(1, items=[sinks.publish()], source_id=source_id, newsletter_id="careful")
+    sinks.deliver([request])
+    assert reported(sinks, [request])[request["delivery_id"]] == [("DeliverySent", None, 1)]
+    (message,) = sandbox.ask("/inbox/messages?channel=email")["messages"]
+    assert message["subject"].startswith("[Test] ")
+    assert "[Test] Daily" in message["body"]["text"]
+
+
 def test_sends_alerts_on_every_channel(sinks: World, sandbox: SandboxProcess) -> None:
     """Each channel's urgent sink speaks its provider's protocol well enough for the sandbox to take the alert."""
     fields, requests = sinks.raise_alert(), []

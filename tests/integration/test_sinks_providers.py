@@ -25,7 +25,7 @@ from sinks.slack import Slack
 from sinks.webhook import Webhook
 from tests import fix_sandbox
 from tests.fix_sandbox import SandboxProcess
-from tests.sinks_kit import Answers, alert, free_port, http, prepared
+from tests.sinks_samples import Answers, alert, free_port, http, prepared
 
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
 SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
+from runtime.kafka import end_offsets, partitions_of, read_range, start_offsets
 from tests import fix_sandbox
 from tests.fix_sandbox import SandboxProcess
 from tests.fix_stack import Stack
@@ -182,3 +184,49 @@ def test_resolves_what_a_killed_process_left(sinks: World, sandbox: SandboxProce
     assert unknown == ("DeliveryUnknown", "lease_expired", 1)
     assert after == ("DeliverySent", None, 1 if calls else 2)
     assert sandbox.counts()["slack"] == 1
+
+
+def test_a_refusal_of_the_second_attempt_does_not_deny_the_first(sinks: World, sandbox: SandboxProcess) -> None:
+    """The first may have arrived: the delivery stays unknown and is held, its history has both, its endpoint is disabled."""
+    sandbox.fault("webhook", "drop_after_accept", count=1)
+    sandbox.fault("webhook", "refuse", status=410)
+    request = deliver(sinks, sandbox, "webhook")
+    assert reports(sinks, request, 2) == [UNKNOWN, ("DeliveryUnknown", "may_have_arrived", 2)]
+    assert row(sinks, request, "state, reason, check_at = 'infinity'") == ("unknown", "may_have_arrived", True)
+    assert ended(sinks, request) == ["unknown answer_lost", "retry unresolved", "failed endpoint_disabled"]
+    wait_for(lambda: disabled(sinks, request), "its endpoint to be disabled all the same")
+    assert sandbox.counts("delivery_id")[request["delivery_id"]] == 1
+
+
+def test_what_is_given_back_by_hand_and_not_sent_stays_unknown(sinks: World, sandbox: SandboxProcess) -> None:
+    """An unknown mail, whose reader unsubscribed meanwhile, is given back: not sent, and still nobody knows of the first."""
+    sandbox.fault("ses", "drop_after_accept", count=1)
+    request = deliver(sinks, sandbox, "email")
+    assert reports(sinks, request, 1) == [UNKNOWN]
+    subscriber = request["subscriber_id"]
+    sinks.change(
+        "SubscriberUnsubscribed", subscriber, newsletter_id="daily", kind="newsletter", via="page", delivery_id=None,
+        unsubscribed_at=datetime.now(UTC),
+    )  # fmt: skip
+    wait_for(lambda: sinks.ledger("SELECT 1 FROM ledger.barred WHERE subject LIKE %s", f"%{subscriber}%"), "the unsubscribe")
+    wait_for(lambda: row(sinks, request, "check_at = 'infinity'") == (True,), "the delivery to be held")
+    sinks.command("delivery", "retry", "--unknown", "--reason", "Asked for it", request["delivery_id"])
+    assert reports(sinks, request, 2) == [UNKNOWN, ("DeliveryUnknown", "may_have_arrived", 3)]
+    assert ended(sinks, request) == ["unknown answer_lost", "redriven", "suppressed unsubscribed"]
+    assert sandbox.counts("delivery_id")[request["delivery_id"]] == 1
+
+
+def ended(sinks: World, request: dict[str, Any]) -> list[str]:
+    """The states and reasons of a delivery's history."""
+    (history,) = row(sinks, request, "history")
+    return [f"{one['state']} {one.get('reason', '')}".strip() for one in history]
+
+
+def disabled(sinks: World, request: dict[str, Any]) -> bool:
+    """Whether provider-events says that the delivery's endpoint is gone."""
+    admin = AdminClient({"bootstrap.servers": sinks.settings.kafka_bootstrap_servers})
+    places = partitions_of(admin, [sinks.topics.provider_events])
+    raws = read_range(sinks.settings, start_offsets(admin, places), end_offsets(admin, places))
+    return any(
+        event.name == "EndpointDisabled" for raw in raws if (event := sinks.codec.decode(raw)).key == request["subscriber_id"]
+    )

@@ -16,7 +16,7 @@ from standardwebhooks import WebhookVerificationError
 from core.outcomes import Dead, Retry, Sent
 from runtime.settings import Settings
 from sinks.webhook import Webhook
-from tests.sinks_kit import Answers, http, prepared
+from tests.sinks_samples import Answers, http, prepared
 
 SECRETS = tuple("whsec_" + base64.b64encode(bytes([n]) * 32).decode() for n in range(3))
 DENIED = Dead("invalid_address")

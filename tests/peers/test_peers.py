@@ -22,7 +22,7 @@ from runtime.settings import Settings
 from sinks.provider import Found, Limits, NotFound, Provider, Undecidable
 from sinks.registry import PROVIDERS
 from tests.peers import fix_peers
-from tests.sinks_kit import Answers, alert, content, free_port, http, issue, prepared
+from tests.sinks_samples import Answers, alert, content, free_port, http, issue, prepared
 
 SECRETS = tuple("whsec_" + base64.b64encode(bytes([n]) * 32).decode() for n in range(3))
 TITLE = 'A <b>bold</b> claim & "more" {{subject}}'

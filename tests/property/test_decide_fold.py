@@ -47,7 +47,8 @@ PREFERENCES = st.fixed_dictionaries(
         "time_zone": ZONE,
         "quiet_hours": st.sampled_from([[], [{"start_minute": 1200, "end_minute": 420}]]),
         "paused_until": st.sampled_from([NOW - timedelta(days=1), NOW + timedelta(days=1)]),
-        "local_minute": st.sampled_from([-1, 540, 1080]),
+        "local_minute": st.sampled_from([-1, -2, 540, 1080]),
+        "days": st.sampled_from([[], [1, 3, 5], [7]]),
     },
 )
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.cadence import day_bits
 from core.names import CHANNELS
 from core.subscribers import SubscriberTable
 from projections.deliveries import DELIVERIES
@@ -129,12 +130,13 @@ PATCH = st.fixed_dictionaries(
         "topics": st.lists(st.sampled_from(["p", "q"]), max_size=2, unique=True).map(
             lambda names: [{"topic": name, "weight": 0.5} for name in names]
         ),
-        "local_minute": st.sampled_from([-1, 540]),
+        "local_minute": st.sampled_from([-1, -2, 540]),
+        "days": st.sampled_from([[], [1, 7], [3]]),
         "alerts_a_day": st.sampled_from([-1, 3]),
     },
 )
 BLANK = dict.fromkeys(("time_zone", "language", "topics", "channels", "urgent_channels", "newsletters", "alerts", "quiet_hours",
-                       "paused_until", "local_minute", "alerts_a_day", "tags"))  # fmt: skip
+                       "paused_until", "local_minute", "days", "alerts_a_day", "tags"))  # fmt: skip
 
 
 @st.composite
@@ -201,6 +203,7 @@ def test_subscribers_equal_the_state_of_the_shards(subscribers, data):
         assert found["channels"] == linked
         if not found["erased"]:
             assert found["time_zone"] == table.zones.names[table.column("zone")[row]]
+            assert day_bits(found["days"]) == table.column("days")[row]
             assert found["language"] == table.languages.names[table.column("language")[row]]
             assert found["channel_order"] == [CHANNELS[i] for i in table.column("order")[row] if i >= 0]
 

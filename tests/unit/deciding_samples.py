@@ -36,6 +36,7 @@ PREFERENCES: dict[str, Any] = dict.fromkeys(
         "quiet_hours",
         "paused_until",
         "local_minute",
+        "days",
         "alerts_a_day",
         "tags",
     )
@@ -165,6 +166,8 @@ def slot(
         "slot_at": slot_at,
         "forced": forced,
         "rules": RULES | rules,
+        "model_version": None,
+        "test_subscriber": None,
     }
 
 

@@ -130,6 +130,22 @@ def test_options_become_the_fields_of_preferences() -> None:
         "alerts": False,
     }
     assert read_preferences({"newsletter_time": "default"}) == {"local_minute": -1}
+    assert read_preferences({"newsletter_time": "usual", "days": "all"}) == {"local_minute": -2, "days": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "days"), [("mon-fri", [1, 2, 3, 4, 5]), ("Tue, sat", [2, 6]), ("sat-mon", [1, 6, 7]), ("sun,mon-tue", [1, 2, 7])]
+)
+def test_weekdays_are_named_or_spanned(text: str, days: list[int]) -> None:
+    """Spans may cross Sunday."""
+    assert read_preferences({"days": text}) == {"days": days}
+
+
+@pytest.mark.parametrize("text", ["monday", "mon-", "", "1,2"])
+def test_what_is_no_weekday_is_named(text: str) -> None:
+    """And the form is shown."""
+    with pytest.raises(InputError, match=r"days: .*mon-fri"):
+        read_preferences({"days": text})
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,13 @@ def test_own_events_say_what_was_done():
     known = Publications()
     revision = known.accepted(*submit(known, 0))
     identity = {"publication_id": publication(1), "revision": 1}
-    known.apply(Sample("PublicationScored", identity | {"quality": 0.9, "scorer": "s", "scored_at": NOW}), 1)
+    known.apply(
+        Sample(
+            "PublicationScored",
+            identity | {"quality": 0.9, "scorer": "s", "scored_at": NOW, "vector": None, "vector_model": None},
+        ),
+        1,
+    )
     known.apply(Sample("PublicationScored", identity | {"quality": 0.1, "scorer": "t", "scored_at": NOW}), 2)
     assert (revision.quality, revision.settled) == (0.9, False)
     known.apply(Sample("PublicationApproved", identity), 3)

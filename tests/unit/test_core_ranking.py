@@ -3,7 +3,20 @@
 import numpy as np
 import pytest
 
-from core.ranking import SCORE_SCALE, engagement_weight, freshness, interest, rank, unit_rows
+from core.ranking import SCORE_SCALE, Ranked, best, freshness, interest
+from core.relevance import BATCH_ROWS, Readers, relevance, shelf
+from core.vectors import unit_rows
+
+
+def rank(people: np.ndarray, content: np.ndarray, fresh: np.ndarray, excluded: np.ndarray, k: int) -> Ranked:
+    """The best by topics alone, in batches, as the pipeline ranks without vectors and without a model."""
+    shelved, none, nothing = shelf(content, None, None, 0), np.zeros((BATCH_ROWS, 0), np.float32), np.zeros(0, np.int64)
+    parts = []
+    for start in range(0, max(len(people), 1), BATCH_ROWS):
+        rows = people[start : start + BATCH_ROWS]
+        readers = Readers(rows, none[: len(rows)], none[: len(rows)], nothing, nothing, nothing)
+        parts.append(best(relevance(readers, shelved).scores, fresh, excluded[start : start + BATCH_ROWS], k))
+    return Ranked(np.concatenate([part.candidate for part in parts]), np.concatenate([part.score for part in parts]))
 
 
 @pytest.fixture
@@ -77,21 +90,3 @@ def test_declared_topics_weigh_five_views():
     balanced = interest(declared, np.array([[0.0, 5.0]]), np.array([5.0]))[0]
     assert balanced[0] == pytest.approx(balanced[1])
     assert interest(declared, np.array([[0.0, 9.0]]), np.array([9.0]))[0].argmax() == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "weight"),
-    [
-        ("ContentOpened", {"evidence": "pixel"}, 1),
-        ("ContentOpened", {"evidence": "pixel_proxy"}, 0),
-        ("ContentClicked", {"evidence": "click"}, 2),
-        ("ContentClicked", {"evidence": "scanner"}, 0),
-        ("ReactionAdded", {"reaction": "bookmark"}, 2.5),
-        ("ReactionAdded", {"reaction": "follow"}, 3),
-        ("ReactionAdded", {"reaction": "comment"}, 4),
-        ("ReactionAdded", {"reaction": ":tada:"}, 2),
-    ],
-)
-def test_engagement_weights(name, value, weight):
-    """What a machine did weighs nothing."""
-    assert engagement_weight(name, value) == weight

@@ -128,7 +128,7 @@ def test_items_are_ranked_by_topics_and_say_why():
     state = fold(NewsletterState(), reader(ANNA), available(1, "art"), available(2, "physics"), available(3, "art", "physics"))
     value = decide(state)
     assert items(value) == [publication(2), publication(3), publication(1)]
-    assert item_reasons(value) == ["topic:physics", "topic:physics", "recent"]
+    assert item_reasons(value) == ["topic:physics", "topic:physics", "new:art"]
     assert scores(value) == sorted(scores(value), reverse=True)
 
 

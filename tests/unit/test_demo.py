@@ -31,6 +31,6 @@ class RetractedStack:
 
 def test_stops_at_once_when_an_article_was_retracted() -> None:
     """It names the article and how to begin anew; nothing would end the wait."""
-    given = demo.Given([{"publication_id": str(n)} for n in range(200)], [], [], "", 0, Path())
+    given = demo.Given([{"publication_id": str(n)} for n in range(200)], [], [], "", [], 0, Path())
     with pytest.raises(StepFailed, match=r"6f1d4f0e-4c0b-4a53-9f0f-6f9e2a6f3a11 was retracted.*make clean"):
-        demo.publish(RetractedStack(), given)  # type: ignore[arg-type]
+        demo.wait_scored(RetractedStack(), given)  # type: ignore[arg-type]

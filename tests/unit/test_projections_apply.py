@@ -23,7 +23,7 @@ from tests.projections_kit import ALERT, AT, NOT_AFTER, TOPICS, decided, request
 def test_delivery_ids_equal_those_of_the_core(source_id):
     """The fast derivation gives what fan-out gives."""
     event = decided([(n, c) for n in range(50) for c in ("email", "webhook")], source_id=source_id)
-    for found, subscriber_id, channel in chosen_deliveries(event.value):
+    for found, subscriber_id, channel, _ in chosen_deliveries(event.value):
         kind = event.value["source_kind"]
         cause = source_id if kind == "alert" else issue_id(subscriber_id, "daily", "2026-11-22T09:00")
         assert found == delivery_id(cause, kind, subscriber_id, channel, NOT_AFTER)

@@ -1,12 +1,14 @@
 """Slack, Discord and webhook messages stay within the providers' limits and carry what a reader needs."""
 
 import json
+import re
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.rendering import discord, slack, webhook
+from core.rendering.email import newsletter_email
 from core.rendering.fragments import FragmentCache
 from core.rendering.model import AlertMessage, Issue, IssueItem, Retraction
 from core.rendering.retraction import discord_retraction, slack_retraction, webhook_retraction
@@ -215,3 +217,68 @@ def test_german_subscribers_get_german_phrases() -> None:
     assert "Sonntag, 22. November 2026" in json.dumps(slack.newsletter_blocks(issue(language="de"))[1])
     assert "Unsubscribe" in json.dumps(discord.newsletter_embeds(issue(language="fr")))
     assert discord.alert_embeds(alert(language="de"))[0]["author"]["name"] == "Dringende Meldung"
+
+
+HOSTILE = (
+    "@everyone @here <@123456789012345678> <@!1> <@&1> <#1> <id:customize> @EveryOne",
+    "<!channel> <!here> <!everyone> <!subteam^S1> <@U024BE7LH> <#C1|x> <https://evil.example|bank>",
+    "[click](https://evil.example) <https://evil.example> ||x|| ```js``` # h\n> q\n- l\n1. n",
+    "Subject\r\nBcc: victim@example.org\r\n\r\nbody",
+    "<script>alert(1)</script>\"' onerror=x {{unsubscribe_url}} {{{x}}} \x00\x1b[31m\u202e",
+)
+hostile = st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=30)), min_size=1, max_size=4).map(" ".join)
+
+
+@slow_data
+@given(hostile)
+def test_nothing_in_a_publication_speaks_to_a_channel(text: str) -> None:
+    """No mention, link, heading, header or placeholder is made of a title, summary, author, topic, reason or name."""
+    nasty = issue(
+        items=(IssueItem(content(title=text, summary=text, authors=(text,), topics=(text,)), text),) * 3,
+        newsletter_name=text,
+        from_name=text,
+        postal_address=text,
+    )
+    _, blocks = slack.newsletter_blocks(nasty)
+    check_slack(slack.newsletter_blocks(nasty))
+    for mark in ("<!", "<@", "<#", "<https://evil", "\x00", "\u202e"):
+        assert mark not in json.dumps([one for one in blocks if one["type"] != "header"], ensure_ascii=False)
+    embeds = discord.newsletter_embeds(nasty)
+    check_discord(embeds)
+    for embed in embeds:
+        for shown in (embed.get("title", ""), embed.get("description", "").removesuffix(f"({UNSUBSCRIBE})")):
+            assert not re.search(r"(?<!\\)<[@#:a-z]|@(everyone|here)|\]\(https://evil", shown, re.IGNORECASE)
+    mail = newsletter_email(nasty)
+    assert "\n" not in mail.subject
+    assert "\r" not in mail.subject + mail.text
+    assert "<script" not in mail.html
+    assert mail.html.count(UNSUBSCRIBE) == 1
+    payload = webhook.newsletter_payload(nasty, delivery_id="20261123-x", source_id="daily@x", timestamp=PUBLISHED)
+    assert json.loads(payload)["data"]["items"]
+
+
+def test_ten_megabytes_of_text_are_a_message_within_the_limits() -> None:
+    """In one word or in many: shortened, and what comes behind still stands."""
+    for text in ("word " * 2_000_000, "&" * 10_000_000):
+        large = issue(items=(IssueItem(content(title=text, summary=text), ""), IssueItem(content(1), "")))
+        check_slack(slack.newsletter_blocks(large))
+        check_discord(discord.newsletter_embeds(large))
+        mail = newsletter_email(large)
+        assert len(mail.html.encode()) < 102_000
+        assert "Paper 1 on things" in mail.text
+        payload = webhook.newsletter_payload(large, delivery_id="d", source_id="s", timestamp=PUBLISHED)
+        assert len(json.loads(payload)["data"]["items"]) == 2
+
+
+def test_what_is_shortened_ends_with_a_word() -> None:
+    """A long title keeps whole words on every channel."""
+    long = issue(items=(IssueItem(content(title="alpha beta gamma " * 100, summary="delta epsilon " * 500), ""),))
+    shown = [
+        json.dumps(slack.newsletter_blocks(long), ensure_ascii=False),
+        json.dumps(discord.newsletter_embeds(long), ensure_ascii=False),
+        newsletter_email(long).text,
+        webhook.newsletter_payload(long, delivery_id="d", source_id="s", timestamp=PUBLISHED).decode(),
+    ]
+    for text in shown:
+        assert re.search(r"(alpha|beta|gamma)…", text)
+        assert re.search(r"(delta|epsilon)…", text)

@@ -21,7 +21,7 @@ from sinks.consent import (
     subjects_of,
 )
 from sinks.delivery import Delivery
-from tests.sinks_kit import delivery
+from tests.sinks_samples import delivery
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 S = "11111111-1111-4111-8111-111111111111"

@@ -13,7 +13,7 @@ from sinks.flight import Flight
 from sinks.flow import DESTINATION_FAILING, DESTINATION_OPEN, RATE, SUSPECTS, Flow, rates_apply, warming
 from sinks.flow_store import Noted
 from sinks.provider import PROVIDER_ERROR, THROTTLED, Message, Prepared, Sender
-from tests.sinks_kit import delivery, issue
+from tests.sinks_samples import delivery, issue
 
 DOWN = Retry(1.0, PROVIDER_ERROR)
 KEY = "cd" * 32

@@ -14,11 +14,19 @@ from schemas.topics import Topics
 from sinks.holds import canary_ends_at
 from sinks.knowledge import HOLD_ENDS_S, Knowledge
 from sinks.recall import GIVE_UP, Edit, settle_unsent
-from tests.sinks_kit import delivery
+from tests.sinks_samples import delivery
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 SLOT = "daily@2026-11-22T09:00Z"
-DEFINITION = {"newsletter_id": "daily", "revision": 1, "canary_share": 0.1, "canary_hold_min": 30}
+DEFINITION = {
+    "newsletter_id": "daily",
+    "revision": 1,
+    "days": [1, 2, 3, 4, 5, 6, 7],
+    "local_minute": 540,
+    "canary_share": 0.1,
+    "canary_hold_min": 30,
+    "defined_at": datetime(2026, 11, 22, tzinfo=UTC),
+}
 
 
 class Still:

@@ -24,7 +24,7 @@ from sinks.ses import refusal
 from sinks.settle import gather
 from sinks.statements import literal, text_literal
 from sinks.webhook import parse_endpoint
-from tests.sinks_kit import delivery, issue, prepared, request
+from tests.sinks_samples import delivery, issue, prepared, request
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="

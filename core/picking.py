@@ -1,0 +1,157 @@
+"""Which items each reader of a slot gets, in which order, and why: the newsletter score, then diversity and exploration.
+
+Pure. A reader's issue depends on the shard's state, the slot and the fitted model that it names, and on no other reader.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from core.choosing import POOL, Chosen, choose, draws
+from core.content import Candidates, ContentTable, Rows
+from core.folding import to_ms
+from core.newsletter_state import NewsletterState
+from core.profiles import Reading, TopicLists, read_by
+from core.ranking import BATCH_ROWS, best, freshness, interest
+from core.reasons import Batch, Texts, much_read, reasons
+from core.relevance import Readers, relevance
+from core.space import Candidacy, Space, keys_of
+from core.vectors import Floats, unit_rows
+
+POLICY_IDS: Final[Mapping[str, str]] = {"blend": "blend-1", "topics": "topics-1", "recent": "recent-1"}
+"""By the policy of a newsletter (core.names.RANKINGS), its name and version as decisions record it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """The items of readers, best first, the one that was drawn last; all (readers, k)."""
+
+    candidate: Rows
+    """-1 where fewer were left."""
+    score: Rows
+    """In units of 1e-4."""
+    propensity: npt.NDArray[np.float64]
+    reason: Rows
+    """Place in texts."""
+    texts: list[str]
+
+
+class Picker:
+    """Picks for the readers of one chunk under one policy."""
+
+    def __init__(
+        self, state: NewsletterState, slot: Mapping[str, Any], candidates: Candidates, policy: str, space: Space
+    ) -> None:
+        self._state, self._slot, self._policy, self._space = state, slot, policy, space
+        self._candidates, self._now_ms = candidates, to_ms(slot["slot_at"])
+        engagement = state.histories.counters(len(state.content.items), self._now_ms)[candidates.index]
+        self._popular = much_read(engagement)
+        counts = engagement if policy != "recent" else np.zeros(len(engagement))
+        self._fresh = freshness(counts, candidates.age_h, slot["rules"]["half_life_h"])
+        self._candidacy: Candidacy = space.candidacy(state.content, candidates, policy)
+        names = sorted({*state.content.facts().topic_names, *state.table.topics.names})
+        self._column = {name: position for position, name in enumerate(names)}
+        self._mine = np.array([self._column[name] for name in state.table.topics.names], dtype=np.int64)
+        self._wanted = np.array([self._column[name] for name in candidates.topic_names], dtype=np.int64)
+
+    def pick(self, rows: Rows) -> Picked:
+        """Return the items of these rows of the subscriber table."""
+        state, content = self._state, self._state.content
+        keys = [state.table.ids[row] for row in rows.tolist()]
+        reading = read_by(state.histories, content, keys, self._now_ms)
+        topics = TopicLists.of(content, reading.rows, self._column)
+        texts = Texts.of(self._candidates.topic_names, [content.items[row].title for row in reading.rows.tolist()])
+        shelf = self._shared(content, reading, topics)
+        k = min(self._slot["rules"]["max_items"], len(self._candidates.index))
+        none = np.zeros((0, k), dtype=np.int64)
+        chosen, codes = [Chosen(none, none, none.astype(np.float64))], [none]
+        for start in range(0, len(rows), BATCH_ROWS):
+            stop = min(start + BATCH_ROWS, len(rows))
+            picked, why = self._batch(rows[start:stop], keys[start:stop], reading.part(start, stop), shelf, texts)
+            chosen.append(picked)
+            codes.append(why)
+        return Picked(
+            np.concatenate([part.candidate for part in chosen]),
+            np.concatenate([part.score for part in chosen]),
+            np.concatenate([part.propensity for part in chosen]),
+            np.concatenate(codes),
+            texts.names,
+        )
+
+    def _shared(self, content: ContentTable, reading: Reading, topics: TopicLists) -> "_Read":
+        """Return what is known of the publications that the chunk's readers read."""
+        count, keys, model = len(reading.rows), keys_of(content, reading.rows), self._space.model
+        if self._candidacy.meaning:
+            vectors = self._space.located(content, reading.rows, self._candidates)
+            lines = self._candidacy.liken(keys, vectors)
+        else:
+            vectors = np.zeros((count, 0), dtype=np.float32)
+            lines = self._candidacy.liken(keys, topics.dense(len(self._column))[:, self._wanted])
+        fitted, place_of = np.full(count, -1, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        if model is not None and self._policy == "blend":
+            fitted = np.array([model.index.get(publication_id, -1) for publication_id, _ in keys], dtype=np.int64)
+            place_of = np.full(len(model.items), -1, dtype=np.int64)
+            place_of[fitted[fitted >= 0]] = np.flatnonzero(fitted >= 0)
+        candidate_of = np.full(len(content.items), -1, dtype=np.int64)
+        candidate_of[self._candidates.index] = np.arange(len(self._candidates.index))
+        return _Read(topics, vectors, lines, fitted, place_of, candidate_of[reading.rows])
+
+    def _batch(self, rows: Rows, keys: list[bytes], reading: Reading, read: "_Read", texts: Texts) -> tuple[Chosen, Rows]:
+        """Return the items of a batch and their reasons."""
+        rules, candidates, candidacy = self._slot["rules"], self._candidates, self._candidacy
+        declared = np.zeros((len(rows), len(self._column)), dtype=np.float32)
+        declared[:, self._mine] = self._state.table.column("topics")[rows, : len(self._mine)]
+        meant = reading.sums(read.vectors)
+        readers = self._readers(declared, meant, reading, read)
+        found = relevance(readers, candidacy.shelf)
+        excluded = self._state.given(rows, candidates.index) & (self._slot["test_subscriber"] is None)
+        known = read.candidate[reading.place] >= 0
+        excluded[reading.owner[known], read.candidate[reading.place[known]]] = True
+        drawn = draws(self._slot["source_id"], keys)
+        ranked = best(found.scores, self._fresh, excluded, POOL)
+        chosen = choose(ranked, candidates.strongest, rules["max_items"], rules["topic_share"], rules["exploration"], drawn)
+        batch = Batch(
+            candidates=candidates,
+            readers=readers,
+            reading=reading,
+            found=found,
+            sigmas=candidacy.shelf.sigmas,
+            declared=declared[:, self._wanted] > 0,
+            lengths=np.sqrt(np.einsum("ij,ij->i", meant, meant)),
+            likeness=candidacy.likeness.data,
+            line_of=read.lines,
+            place_of=read.place_of,
+        )
+        return chosen, reasons(batch, chosen.candidate, chosen.propensity < 1, self._popular, texts)
+
+    def _readers(self, declared: Floats, meant: Floats, reading: Reading, read: "_Read") -> Readers:
+        engaged, weights = read.topics.sums(reading, len(self._column))
+        interests = np.ascontiguousarray(interest(declared, engaged, weights)[:, self._wanted])
+        if self._policy == "recent":
+            interests = np.zeros_like(interests)
+        item = read.fitted[reading.place]
+        known = np.flatnonzero(item >= 0)
+        owner, item, share = reading.owner[known], item[known], reading.share[known]
+        factors = np.zeros((len(declared), 0), dtype=np.float32)
+        if self._space.model is not None and self._policy == "blend":
+            factors = self._space.model.reader_factors(owner, item, share, len(declared))
+        return Readers(interests, unit_rows(meant), factors, owner, item, share)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What is known of the publications that a chunk's readers read; a line, or an entry, for each of Reading.rows."""
+
+    topics: TopicLists
+    vectors: Floats
+    lines: Rows
+    """Of Candidacy.likeness."""
+    fitted: Rows
+    """Place among the model's items, -1 for none."""
+    place_of: Rows
+    """The other way round."""
+    candidate: Rows
+    """Place among the candidates, -1 for none: who read it has no need of it."""

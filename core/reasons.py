@@ -1,0 +1,151 @@
+"""Why an item was chosen for a reader, item by item, as a code that core/rendering/phrases.py puts into words.
+
+`read:<title>` because of something they read, `topic:<topic>` because they declared it; `popular`, `new:<topic>` and `recent`
+when nothing of theirs speaks for it; `explore` when it was drawn; `history` is `read` of something without a title.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from core.content import Candidates
+from core.model import Sigmas
+from core.profiles import Reading
+from core.ranking import strongest_topic
+from core.relevance import Readers, Relevance
+from core.sparse import Ints
+from core.vectors import Floats
+
+Bools = npt.NDArray[np.bool_]
+
+HISTORY, RECENT, POPULAR, EXPLORE = "history", "recent", "popular", "explore"
+
+ALIKE: Final = 0.3
+"""Cosine from which two publications are so much alike that one explains the other: of arXiv articles without a common category,
+one pair in twenty-five is; of those with one, two in five."""
+
+POPULAR_VIEWS: Final = 10.0
+"""Engagement, in views, below which nothing is much read, however little the others are."""
+
+POPULAR_SHARE: Final = 0.1
+"""Share of the candidates that can be much read."""
+
+TITLE_CHARACTERS: Final = 60
+"""Of a title in a reason; a decision names each reason once, and has room for a thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The reasons of a chunk: a reason is a place in `names`."""
+
+    names: list[str]
+    topics: int
+    titles: int
+    """Where the reasons by something read begin, in the order of Reading.rows."""
+
+    @staticmethod
+    def of(topic_names: Sequence[str], titles: Sequence[str]) -> "Texts":
+        """Return the reasons for candidates of these topics and readers of these titles."""
+        names = [*(f"topic:{name}" for name in topic_names), *(f"new:{name}" for name in topic_names)]
+        names += [HISTORY, RECENT, POPULAR, EXPLORE]
+        read = [f"read:{_short(title)}" if title else HISTORY for title in titles]
+        return Texts([*names, *read], len(topic_names), len(names))
+
+    def fixed(self, name: str) -> int:
+        """Return the place of a reason that names nothing."""
+        return 2 * self.topics + (HISTORY, RECENT, POPULAR, EXPLORE).index(name)
+
+
+def _short(title: str) -> str:
+    if len(title) <= TITLE_CHARACTERS:
+        return title
+    return title[: TITLE_CHARACTERS - 1].rsplit(" ", 1)[0].rstrip(" ,;:–-") + "…"
+
+
+def much_read(engagement: npt.NDArray[np.float64]) -> Bools:
+    """Return which candidates are much read."""
+    if not len(engagement):
+        return np.zeros(0, dtype=np.bool_)
+    return np.asarray(engagement >= max(POPULAR_VIEWS, float(np.quantile(engagement, 1 - POPULAR_SHARE))))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the reasons of a batch of readers are told by."""
+
+    candidates: Candidates
+    readers: Readers
+    reading: Reading
+    found: Relevance
+    sigmas: Sigmas
+    declared: Bools
+    """(rows, topics of the candidates)."""
+    lengths: Floats
+    """(rows): length of Σ share·vector of what each read; zeros when meaning plays no part."""
+    likeness: npt.NDArray[np.float16]
+    """(lines, candidates): cosine of what was read with the candidates, by meaning, or by topics when meaning plays no part."""
+    line_of: Ints
+    """Line of each of reading.rows in likeness."""
+    place_of: Ints
+    """Place in reading.rows of each fitted item, -1 for none."""
+
+
+def reasons(batch: Batch, chosen: Ints, drawn: Bools, popular: Bools, texts: Texts) -> Ints:
+    """Return the reason of each item (rows, k); chosen are the candidates, -1 for none, drawn those that were drawn."""
+    if not chosen.size or not len(batch.candidates.index):
+        return np.full(chosen.shape, texts.fixed(RECENT), dtype=np.int64)
+    strongest, by_topics = _topics(batch, chosen)
+    rows = np.arange(len(chosen))[:, None]
+    declared = (strongest >= 0) & (batch.declared[rows, strongest] if batch.declared.shape[1] else False)
+    read, by_reading, named = _closest(batch, chosen)
+    own = batch.candidates.strongest[chosen]
+    code = np.where(own >= 0, texts.topics + own, texts.fixed(RECENT))
+    code = np.where(popular[chosen], texts.fixed(POPULAR), code)
+    code = np.where(declared, strongest, code)
+    code = np.where(named & (~declared | (by_reading > by_topics)), texts.titles + read, code)
+    return np.where(drawn, texts.fixed(EXPLORE), code)
+
+
+def _topics(batch: Batch, chosen: Ints) -> tuple[Ints, Floats]:
+    """Return the topic that contributes most to each item's B, or -1, and B/σB."""
+    lists, interests = batch.candidates, batch.readers.interests
+    if not interests.shape[1]:
+        return np.full(chosen.shape, -1, dtype=np.int64), np.zeros(chosen.shape, dtype=np.float32)
+    strongest = strongest_topic(interests, chosen, lists.topic_columns, lists.topic_weights)
+    there = lists.topic_columns[chosen] >= 0
+    columns = np.where(there, lists.topic_columns[chosen], 0)
+    shares = interests[np.arange(len(chosen))[:, None, None], columns] * lists.topics[chosen[:, :, None], columns]
+    return strongest, (shares * there).sum(axis=2) / np.float32(batch.sigmas.topics)
+
+
+def _closest(batch: Batch, chosen: Ints) -> tuple[Ints, Floats, Bools]:
+    """Return what speaks most for each item among what the reader read, in the shape of chosen.
+
+    The place in reading.rows of the publication; what all that was read contributes to r by meaning and reading (A and Z); and
+    whether that publication is enough to be named: it is much like the item, or the fitted model knows that who reads one reads
+    the other.
+    """
+    reading, chosen_of = batch.reading, chosen[batch.reading.owner]
+    best, largest = np.zeros(chosen.shape, dtype=np.int64), np.zeros(chosen.shape, dtype=np.float32)
+    total, named = np.zeros(chosen.shape, dtype=np.float32), np.zeros(chosen.shape, dtype=np.bool_)
+    if not len(reading.owner):
+        return best, total, named
+    first = np.flatnonzero(np.diff(reading.owner, prepend=-1))
+    owners, counts = reading.owner[first], np.diff(np.append(first, len(reading.owner)))
+    cosine = batch.likeness[batch.line_of[reading.place][:, None], chosen_of].astype(np.float32)
+    term = cosine * reading.share.astype(np.float32)[:, None]
+    top = np.maximum.reduceat(term, first, axis=0)
+    places = np.where(term == np.repeat(top, counts, axis=0), np.arange(len(term))[:, None], len(term))
+    entry = np.minimum.reduceat(places, first, axis=0)
+    best[owners], named[owners] = reading.place[entry], np.take_along_axis(cosine, entry, axis=0) >= ALIKE
+    unit = batch.lengths[owners, None] * np.float32(batch.sigmas.meaning)
+    largest[owners] = np.divide(top, unit, out=np.zeros_like(top), where=unit > 0)
+    sums = np.add.reduceat(term, first, axis=0)
+    total[owners] = np.divide(sums, unit, out=np.zeros_like(sums), where=unit > 0)
+    item, share, reads = batch.found.because(chosen, batch.readers)
+    by_item = (item >= 0) & (share > largest)
+    best = np.where(by_item, batch.place_of[item] if len(batch.place_of) else best, best)
+    return best, total + reads, named | by_item

@@ -1,0 +1,249 @@
+"""What is wrong with a mail template, said before it is used: where, what, and what to write instead.
+
+Consumes the texts of a template's files; returns problems, in order of file and line. A template without any renders every
+issue: it is tried with the longest one that there can be.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from itertools import chain
+from typing import Final
+from urllib.parse import urlsplit
+
+from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError, nodes
+
+from core.rendering.email import LEAD_SUMMARY_LIMIT, NAME_LIMIT, POSTAL_LIMIT, TITLE_LIMIT, newsletter_email
+from core.rendering.model import Issue, IssueItem, ItemContent
+from core.rendering.phrases import Phrases
+from core.rendering.templating import HTML, INCLUDE, PLACEHOLDER, TEXT, MailTemplate, compiled, expand
+
+MAX_HTML_BYTES: Final = 102_000
+"""Gmail cuts a message off that is larger, and with it the unsubscribe link."""
+MAX_ITEMS: Final = 20
+"""Most items of an issue (core/rules.py)."""
+
+SYNTAX, UNKNOWN_VARIABLE, MISSING_VARIABLE = "syntax", "unknown_variable", "missing_variable"
+NO_UNSUBSCRIBE, BROKEN_LINK, TOO_LARGE, MISSING_FILE = "no_unsubscribe", "broken_link", "too_large", "missing_file"
+
+LAYOUT_VALUES: Final = frozenset(
+    {"phrases", "locale", "padding", "name", "why", "unsubscribe", "from_name", "postal_address"}
+)  # fmt: skip
+ITEM_VALUES: Final = frozenset(
+    {"phrases", "title", "summary", "meta", "authors", "published", "topics", "language", "url", "reason"}
+)  # fmt: skip
+PLACEHOLDERS: Final = {
+    "mjml": frozenset({"preheader", "count", "date", "unsubscribe_url"}),
+    "txt": frozenset({"count_text", "date_text", "unsubscribe_text"}),
+}
+"""What is filled in for each recipient, by part: in HTML it is HTML, in the text part plain text."""
+BLOCKS: Final = ("lead", "item")
+_PHRASES: Final = frozenset(field.name for field in fields(Phrases))
+
+_ELEMENTS: Final = frozenset({
+    "mj-accordion", "mj-accordion-element", "mj-accordion-text", "mj-accordion-title", "mj-all", "mj-attributes", "mj-body",
+    "mj-breakpoint", "mj-button", "mj-carousel", "mj-carousel-image", "mj-class", "mj-column", "mj-divider", "mj-font",
+    "mj-group", "mj-head", "mj-hero", "mj-image", "mj-include", "mj-navbar", "mj-navbar-link", "mj-preview", "mj-raw",
+    "mj-section", "mj-social", "mj-social-element", "mj-spacer", "mj-style", "mj-table", "mj-text", "mj-title", "mj-wrapper",
+})  # fmt: skip
+_LINK: Final = re.compile(r"(?:href|src|background)=\"([^\"]*)\"")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong; `code` is its kind."""
+
+    code: str
+    file: str
+    line: int | None
+    what: str
+
+    def __str__(self) -> str:
+        """Return it as a person reads it."""
+        return f"{self.file}{f', line {self.line}' if self.line else ''}: {self.what}"
+
+
+def problems_of(name: str, files: Mapping[str, str]) -> list[Problem]:
+    """Return what is wrong with the template of this name, nothing when it can be used."""
+    wanted = (f"{name}.mjml", f"{name}.txt")
+    absent = [Problem(MISSING_FILE, file, None, "is missing; a template has an MJML and a text file") for file in wanted
+              if file not in files]  # fmt: skip
+    if absent:
+        return absent
+    included = list(dict.fromkeys(match[1] for match in INCLUDE.finditer(files[wanted[0]])))
+    for include in included:
+        if include not in files or not include.startswith("_"):
+            line = _line_of(files[wanted[0]], f'"{include}"')
+            what = f"includes {include}; expected a file of the same folder whose name begins with _"
+            return [Problem(MISSING_FILE, wanted[0], line, what)]
+    sources = [*included, *wanted]
+    found = list(chain.from_iterable(_of_file(file, files[file]) for file in sources))
+    if any(problem.code == SYNTAX for problem in found):
+        return found
+    found += _missing(name, files, [files[file] for file in included])
+    found += chain.from_iterable(_links(file, files[file]) for file in sources if file.endswith(".mjml"))
+    return found or list(_tried(name, files))
+
+
+def _of_file(file: str, text: str) -> Iterator[Problem]:
+    """Yield wrong syntax and unknown names of one file."""
+    html = file.endswith(".mjml")
+    try:
+        tree = (HTML if html else TEXT).parse(text)
+    except TemplateSyntaxError as error:
+        yield Problem(SYNTAX, file, error.lineno, f"{error.message}")
+        return
+    if html:
+        yield from _Elements(file, text).problems
+    blocks = {id(node): block for block in tree.find_all(nodes.Block) for node in block.find_all(nodes.Name)}
+    own = {node.name for node in tree.find_all(nodes.Name) if node.ctx != "load"}
+    for node in tree.find_all(nodes.Name):
+        inside = id(node) in blocks
+        known = ITEM_VALUES if inside else LAYOUT_VALUES
+        if node.name not in known | own:
+            where = "in a block of items" if inside else "in the layout"
+            yield _unknown(file, node.lineno, f"[[ {node.name} ]]", f"{where} there are {_list(known)}")
+    for attribute in tree.find_all(nodes.Getattr):
+        if isinstance(attribute.node, nodes.Name) and attribute.node.name == "phrases" and attribute.attr not in _PHRASES:
+            yield _unknown(file, attribute.lineno, f"[[ phrases.{attribute.attr} ]]", f"there are {_list(_PHRASES)}")
+    for block in tree.find_all(nodes.Block):
+        if block.name not in BLOCKS:
+            yield _unknown(file, block.lineno, f"[% block {block.name} %]", f"there are {_list(BLOCKS)}")
+    placeholders = PLACEHOLDERS["mjml" if html else "txt"]
+    for match in PLACEHOLDER.finditer(text):
+        if match[1] not in placeholders:
+            line = text.count("\n", 0, match.start()) + 1
+            yield _unknown(file, line, match[0], f"there are {_list(f'{{{{{name}}}}}' for name in placeholders)}")
+
+
+def _unknown(file: str, line: int, what: str, known: str) -> Problem:
+    return Problem(UNKNOWN_VARIABLE, file, line, f"there is no {what}; {known}")
+
+
+def _missing(name: str, files: Mapping[str, str], included: list[str]) -> Iterator[Problem]:
+    """Yield what every mail has to say and this one does not."""
+    for file, footer in ((f"{name}.mjml", included), (f"{name}.txt", [])):
+        html = file.endswith(".mjml")
+        tree = (HTML if html else TEXT).parse("".join([*footer, files[file]]))
+        in_blocks = {node.name for block in tree.find_all(nodes.Block) for node in block.find_all(nodes.Name)}
+        everywhere = {node.name for node in tree.find_all(nodes.Name)}
+        if not any(block.name == "item" for block in tree.find_all(nodes.Block)):
+            yield Problem(MISSING_VARIABLE, file, None, "has no [% block item %] ... [% endblock %], so it would show no items")
+        else:
+            for value in sorted({"title", "url"} - in_blocks):
+                yield Problem(MISSING_VARIABLE, file, None, f"has no [[ {value} ]] in its items")
+        if "postal_address" not in everywhere:
+            yield Problem(MISSING_VARIABLE, file, None, "has no [[ postal_address ]], which the law requires in many places")
+        text = "".join([*footer, files[file]])
+        if html and 'href="{{unsubscribe_url}}"' not in text:
+            what = 'has no unsubscribe link; write one such as <a href="{{unsubscribe_url}}">[[ unsubscribe ]]</a>'
+            yield Problem(NO_UNSUBSCRIBE, file, None, what)
+        if not html and "{{unsubscribe_text}}" not in text:
+            yield Problem(NO_UNSUBSCRIBE, file, None, "has no unsubscribe address; write [[ unsubscribe ]]: {{unsubscribe_text}}")
+
+
+def _links(file: str, text: str) -> Iterator[Problem]:
+    """Yield addresses that lead nowhere when they are opened from a mail."""
+    for match in _LINK.finditer(text):
+        address = match[1].strip()
+        if address.startswith(("[[", "{{")):
+            continue
+        try:
+            parts = urlsplit(address)
+            sound = (parts.scheme in ("http", "https") and bool(parts.hostname)) or (
+                parts.scheme == "mailto" and "@" in parts.path
+            )
+        except ValueError:
+            sound = False
+        if not sound:
+            line = text.count("\n", 0, match.start()) + 1
+            what = f'the address "{address[:80]}" leads nowhere from a mail; write a whole one, such as https://example.org/'
+            yield Problem(BROKEN_LINK, file, line, what)
+
+
+def _tried(name: str, files: Mapping[str, str]) -> Iterator[Problem]:
+    """Yield what goes wrong when the template is compiled and the longest issue rendered."""
+    file = f"{name}.mjml"
+    try:
+        compiled(expand(files[file], files))
+        template = MailTemplate(name, files)
+        html = newsletter_email(longest_issue(template)).html
+    except UndefinedError as error:
+        yield Problem(UNKNOWN_VARIABLE, file, None, f"{error}")
+    except (ValueError, TypeError, TemplateError) as error:
+        yield Problem(SYNTAX, file, None, f"cannot be compiled: {error}")
+    else:
+        size = len(html.encode())
+        if size > MAX_HTML_BYTES:
+            what = f"the longest issue ({MAX_ITEMS} items) has {size:,} bytes of HTML; Gmail cuts off after {MAX_HTML_BYTES:,}"
+            yield Problem(TOO_LARGE, file, None, what)
+
+
+def longest_issue(template: MailTemplate) -> Issue:
+    """Return an issue that is as long as one can be, in a script of three bytes a character."""
+    content = ItemContent(
+        publication_id="00000000-0000-4000-8000-000000000000", revision=1, title="語" * TITLE_LIMIT,
+        summary="語" * LEAD_SUMMARY_LIMIT, url="https://example.org/" + "p" * 180, authors=("語" * 200,), language="ja",
+        published_at=datetime(2026, 11, 22, tzinfo=UTC), topics=("語" * 100,),
+    )  # fmt: skip
+    return Issue(
+        newsletter_id="longest", newsletter_name="語" * NAME_LIMIT, subject="{title}", language="de",
+        items=(IssueItem(content, "read:" + "語" * 200),) * MAX_ITEMS, issue_group="2026-11-22T09:00",
+        from_name="語" * NAME_LIMIT, postal_address="語" * POSTAL_LIMIT, unsubscribe_url="https://example.org/u/" + "u" * 300,
+        template=template,
+    )  # fmt: skip
+
+
+class _Elements(HTMLParser):
+    """Finds elements that are not closed, for which the compiler names no line, and those of MJML that do not exist."""
+
+    _VOID: Final = frozenset({"br", "hr", "img", "meta", "link", "input", "col", "wbr"})
+
+    def __init__(self, file: str, text: str) -> None:
+        super().__init__(convert_charrefs=False)
+        self.problems: list[Problem] = []
+        self._file, self._open = file, list[tuple[str, int]]()
+        self.feed(text)
+        self.close()
+        for tag, line in self._open:
+            self._wrong(line, f"<{tag}> is not closed")
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Open an element."""
+        self._known(tag)
+        if tag not in self._VOID:
+            self._open.append((tag, self.getpos()[0]))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Look at an element without content."""
+        self._known(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close an element."""
+        line = self.getpos()[0]
+        if self._open and self._open[-1][0] == tag:
+            self._open.pop()
+        elif any(tag == other for other, _ in self._open):
+            while self._open[-1][0] != tag:
+                inner, begun = self._open.pop()
+                self._wrong(begun, f"<{inner}> is not closed before </{tag}> in line {line}")
+            self._open.pop()
+        elif tag not in self._VOID:
+            self._wrong(line, f"</{tag}> closes what was not opened")
+
+    def _known(self, tag: str) -> None:
+        if tag.startswith("mj-") and tag not in _ELEMENTS:
+            self._wrong(self.getpos()[0], f"<{tag}> is no element of MJML")
+
+    def _wrong(self, line: int, what: str) -> None:
+        self.problems.append(Problem(SYNTAX, self._file, line, what))
+
+
+def _line_of(text: str, part: str) -> int:
+    return text.count("\n", 0, text.find(part)) + 1
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

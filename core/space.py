@@ -1,0 +1,154 @@
+"""What is worked out once for all readers of a slot, in every shard of the process: candidates on their shelf, and likenesses.
+
+A cache, not a state: everything in it is a pure function of publications, named by publication_id and revision, which every shard
+has with the same content, and of the fitted model. It holds the last few slots' candidates and a bounded number of publications.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from core.content import Candidates, ContentTable, Rows
+from core.model import Carried, Model, NewItem
+from core.ranking import BATCH_ROWS
+from core.relevance import DEFAULT_SIGMAS, Shelf, shelf
+from core.vectors import Floats, from_int8
+
+Key = tuple[str, int]
+"""publication_id and revision."""
+
+SHELVES: Final = 2
+"""Sets of candidates kept: two newsletters with rules of their own may be decided in turns."""
+
+PUBLICATIONS: Final = 8_192
+"""Publications kept in vectors and likenesses: 12 MB of vectors, and 32 MB of likenesses to 2,000 candidates."""
+
+
+class Lines:
+    """A float line for each of a bounded number of publications."""
+
+    def __init__(self, width: int, kind: type) -> None:
+        self.data: npt.NDArray[Any] = np.zeros((0, width), dtype=kind)
+        self._line_of: dict[Key, int] = {}
+
+    def of(self, keys: Sequence[Key], make: Callable[[Rows], Floats]) -> Rows:
+        """Return the line in `data` of each publication; make(places in keys) returns those that are not there yet."""
+        missing = np.array([place for place, key in enumerate(keys) if key not in self._line_of], dtype=np.int64)
+        if len(missing) and len(missing) + len(self._line_of) > PUBLICATIONS:
+            self.data, self._line_of = self.data[:0], {}
+            missing = np.arange(len(keys))
+        if len(missing):
+            first = len(self._line_of)
+            self._line_of.update({keys[place]: first + number for number, place in enumerate(missing.tolist())})
+            self.data = np.concatenate([self.data, make(missing).astype(self.data.dtype)])
+        return np.array([self._line_of[key] for key in keys], dtype=np.int64)
+
+
+class Candidacy:
+    """One set of candidates, ready for all their readers."""
+
+    def __init__(self, shelved: Shelf, topics: Floats, vectors: Floats | None) -> None:
+        self.shelf, self.meaning = shelved, vectors is not None
+        """meaning: whether the shelf has vectors."""
+        self._compared = topics if vectors is None else vectors
+        self.likeness = Lines(len(topics), np.float16)
+        """Cosine of a publication with each candidate: of their vectors, or of their topics when meaning plays no part. It only
+        tells which reason is named, for which three digits are enough."""
+
+    def liken(self, keys: Sequence[Key], vectors: Floats) -> Rows:
+        """Return the lines of `likeness` of publications whose vectors, or topics, these are (keys, d)."""
+        columns = self._compared.T
+
+        def make(places: Rows) -> Floats:
+            found = np.zeros((len(places), columns.shape[1]), dtype=np.float32)
+            for start in range(0, len(places), BATCH_ROWS):
+                part = vectors[places[start : start + BATCH_ROWS]]
+                padded = np.zeros((BATCH_ROWS, part.shape[1]), dtype=np.float32)
+                padded[: len(part)] = part
+                found[start : start + len(part)] = (padded @ columns)[: len(part)]
+            return found
+
+        return self.likeness.of(keys, make)
+
+
+class Space:
+    """What is prepared for one fitted model, or for none."""
+
+    def __init__(self, model: Model | None = None) -> None:
+        self.model = model
+        self._candidacies: OrderedDict[tuple[str, str], Candidacy] = OrderedDict()
+        self._located: dict[str, Lines] = {}
+        self._carried: tuple[dict[Key, int], Carried | None] = ({}, None)
+
+    def candidacy(self, content: ContentTable, candidates: Candidates, policy: str) -> Candidacy:
+        """Return candidates ready to be ranked by a policy (core.names.RANKINGS)."""
+        key = (policy, candidates.digest)
+        found = self._candidacies.get(key)
+        if found is None:
+            found = self._candidacies[key] = self._prepared(content, candidates, policy)
+            if len(self._candidacies) > SHELVES:
+                self._candidacies.popitem(last=False)
+        self._candidacies.move_to_end(key)
+        return found
+
+    def _prepared(self, content: ContentTable, candidates: Candidates, policy: str) -> Candidacy:
+        if policy != "blend":
+            return Candidacy(shelf(candidates.topics, None, None, 0), candidates.topics, None)
+        if self.model is not None:
+            carried = self._carry(content, candidates.index)
+            ready = shelf(candidates.topics, None, carried, len(self.model.items), self.model.sigmas)
+            return Candidacy(ready, candidates.topics, carried.vectors if carried.vectors.shape[1] else None)
+        name = content.vector_model(candidates.index)
+        if name is None:
+            return Candidacy(shelf(candidates.topics, None, None, 0), candidates.topics, None)
+        vectors = from_int8(content.vectors[name].of(candidates.index))
+        return Candidacy(shelf(candidates.topics, vectors, None, 0, DEFAULT_SIGMAS), candidates.topics, vectors)
+
+    def located(self, content: ContentTable, rows: Rows, candidates: Candidates) -> Floats:
+        """Return the vectors of publications (rows, d) in the space of the candidates' own; zeros for who has none."""
+        name = self.model.vector_model if self.model is not None else content.vector_model(candidates.index)
+        stored = content.vectors.get(name or "")
+        if self.model is not None and (stored is None or stored.dimensions != len(self.model.mean)):
+            return np.zeros((len(rows), self.model.projection.shape[1]), dtype=np.float32)
+        assert stored is not None, "the candidates have vectors"
+
+        def make(places: Rows) -> Floats:
+            raw = stored.of(rows[places])
+            return self.model.locate(raw) if self.model is not None else from_int8(raw)
+
+        width = self.model.projection.shape[1] if self.model is not None else stored.dimensions
+        lines = self._located.setdefault(name or "", Lines(width, np.float32))
+        found = lines.of(keys_of(content, rows), make)
+        return lines.data[found]
+
+    def _carry(self, content: ContentTable, rows: Rows) -> Carried:
+        """Return publications in the model's space; each is carried once while it is a candidate."""
+        assert self.model is not None
+        keys, (place_of, known) = keys_of(content, rows), self._carried
+        missing = [place for place, key in enumerate(keys) if key not in place_of]
+        if missing:
+            if len(place_of) + len(missing) > PUBLICATIONS:
+                place_of, known, missing = {}, None, list(range(len(keys)))
+            new = self.model.carry([self._item(content, int(rows[place])) for place in missing])
+            place_of = {**place_of, **{keys[place]: len(place_of) + number for number, place in enumerate(missing)}}
+            known = new if known is None else Carried.join([known, new])
+            self._carried = (place_of, known)
+        if known is None:
+            return self.model.carry([])
+        return known.take(np.array([place_of[key] for key in keys], dtype=np.int64))
+
+    def _item(self, content: ContentTable, row: int) -> NewItem:
+        assert self.model is not None
+        item = content.items[row]
+        stored = content.vectors.get(self.model.vector_model or "")
+        vector = stored.of(np.array([row]))[0] if stored is not None else np.zeros(0, dtype=np.int8)
+        return NewItem(item.publication_id, item.title, vector.tobytes() if vector.any() else None, item.topics)
+
+
+def keys_of(content: ContentTable, rows: Rows) -> list[Key]:
+    """Return publication_id and revision of rows."""
+    known = content.facts().keys
+    return [known[row] for row in rows.tolist()]

@@ -1,0 +1,93 @@
+"""A preview to the inbox page: handed to the sandbox's providers over HTTP, in the form that the sinks speak.
+
+Only to a sandbox on this machine: with NEWSWIRE_LIVE, or without an inbox, nothing is sent. The message has no delivery_id,
+so what the sandbox reports about it belongs to no delivery.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Any, Final
+
+import httpx
+import orjson
+
+from core.errors import InputError, Unavailable
+from runtime.clock import SystemClock
+from runtime.settings import Settings
+
+ADDRESS, ENDPOINT, DISCORD_CHANNEL = "preview@newswire.example", "preview", "1"
+"""Who gets it."""
+TIMEOUT_S: Final = 10.0
+
+
+def deliver(settings: Settings, channel: str, parts: Mapping[str, Any]) -> str:
+    """Send what a channel's renderer made to the sandbox, and return the address of its page.
+
+    InputError without a sandbox, Unavailable when it does not answer or refuses.
+    """
+    if settings.live or not settings.inbox_url:
+        raise InputError("inbox: there is no sandbox (NEWSWIRE_LIVE is on, or NEWSWIRE_INBOX_URL unset); use --output FILE")
+    with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
+        try:
+            answer = _send(client, settings, channel, parts)
+            answer.raise_for_status()
+        except httpx.HTTPStatusError as error:
+            raise Unavailable(f"the sandbox refused the preview with HTTP {error.response.status_code}") from None
+        except httpx.HTTPError as error:
+            raise Unavailable(f"the sandbox does not answer ({type(error).__name__}); start it with `make up`") from None
+    refused = channel == "slack" and not answer.json().get("ok")
+    if refused:
+        raise Unavailable(f"the sandbox's Slack refused the preview: {answer.json().get('error')}")
+    return settings.inbox_url
+
+
+def _send(client: httpx.Client, settings: Settings, channel: str, parts: Mapping[str, Any]) -> httpx.Response:
+    if channel == "email":
+        url = f"{settings.ses_endpoint_url.rstrip('/')}/v2/email/outbound-bulk-emails"
+        return client.post(url, json=_bulk_email(parts), headers={"Authorization": "AWS4-HMAC-SHA256 preview"})
+    if channel == "slack":
+        url = f"{settings.slack_base_url.rstrip('/')}/chat.postMessage"
+        return client.post(url, json={"channel": ENDPOINT, **parts["body"]}, headers={"Authorization": "Bearer preview"})
+    if channel == "discord":
+        url = f"{settings.discord_base_url.rstrip('/')}/channels/{DISCORD_CHANNEL}/messages"
+        return client.post(url, json=parts["body"], headers={"Authorization": "Bot preview"})
+    return _webhook(client, settings.inbox_url.rstrip("/"), parts["payload"].encode())
+
+
+def _bulk_email(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a SendBulkEmail of one entry whose three parts are values, so that no text in them is read as a placeholder."""
+    values = {name: parts[name] for name in ("subject", "html", "text")}
+    headers = {"List-Unsubscribe": f"<{parts['unsubscribe_url']}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+    return {
+        "FromEmailAddress": parts["from_address"],
+        "DefaultContent": {
+            "Template": {
+                "TemplateContent": {"Subject": "{{subject}}", "Html": "{{html}}", "Text": "{{text}}"},
+                "TemplateData": "{}",
+            }
+        },
+        "BulkEmailEntries": [
+            {
+                "Destination": {"ToAddresses": [ADDRESS]},
+                "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": orjson.dumps(values).decode()}},
+                "ReplacementHeaders": [{"Name": name, "Value": value} for name, value in headers.items()],
+                "ReplacementTags": [{"Name": "template", "Value": parts["template"].replace("@", "_")}],
+            }
+        ],
+    }
+
+
+def _webhook(client: httpx.Client, sandbox: str, payload: bytes) -> httpx.Response:
+    """Post a payload as Standard Webhooks asks for, signed with the secret that the sandbox's endpoints have."""
+    from standardwebhooks import Webhook
+
+    secret = client.get(f"{sandbox}/control/hooks").raise_for_status().json()["default"]
+    now = SystemClock().now().astimezone(UTC)
+    webhook_id = f"{ENDPOINT}-{int(now.timestamp() * 1000)}"
+    headers = {
+        "content-type": "application/json",
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(secret).sign(msg_id=webhook_id, timestamp=now, data=payload.decode()),
+    }
+    return client.post(f"{sandbox}/hooks/{ENDPOINT}", content=payload, headers=headers)

@@ -1,0 +1,149 @@
+"""The look at consent between a connection and its request: with every provider's real client, and in a whole sink process."""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from core.outcomes import Sent, Unknown
+from runtime.settings import Settings
+from sinks.last_look import Look
+from sinks.provider import Provider
+from sinks.registry import PROVIDERS
+from tests import fix_sandbox
+from tests.fix_sandbox import SandboxProcess
+from tests.fix_stack import Stack
+from tests.sinks_kit import World, wait_for, world
+from tests.sinks_samples import Answers, http, prepared
+
+sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
+SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="
+
+
+@asynccontextmanager
+async def opened(channel: str, url: str) -> AsyncIterator[Provider]:
+    """A provider with its client, all of it at one address."""
+    provider = PROVIDERS[channel](
+        Settings(
+            ses_endpoint_url=f"{url}/ses", slack_base_url=f"{url}/slack/api/", discord_base_url=f"{url}/discord/api/v10",
+            webhook_allow_http_loopback=True, provider_timeout_s=5.0,
+        )
+    )  # fmt: skip
+    await provider.open()
+    try:
+        yield provider
+    finally:
+        await provider.close()
+
+
+def address(channel: str, url: str) -> str:
+    """An address that the channel's provider takes."""
+    return {
+        "email": "ada@example.org", "slack": "C0123456", "discord": "123456789012345678",
+        "webhook": json.dumps({"url": f"{url}/hooks/ada", "secret": SECRET}),
+    }[channel]  # fmt: skip
+
+
+@pytest.mark.parametrize("channel", ["email", "slack", "discord", "webhook"])
+async def test_writes_no_request_when_somebody_objects_once_the_connection_is_there(
+    channel: str, sandbox: SandboxProcess
+) -> None:
+    """The provider sees a connection and not a byte; the next call of the same client is made, on a kept connection too."""
+    async with Answers(http(200)) as server, opened(channel, server.url) as provider:
+        refused = Look(lambda: False)
+        with refused.during():
+            outcomes = await provider.call([prepared(provider, address(channel, server.url))])
+        assert refused.refused
+        assert outcomes == [Unknown("answer_lost")]
+        assert server.requests == []
+    async with opened(channel, sandbox.url) as provider:
+        for may_go in (True, False, True):
+            look = Look(lambda may_go=may_go: may_go)  # type: ignore[misc]
+            with look.during():
+                outcomes = await provider.call([prepared(provider, address(channel, sandbox.url))])
+            assert look.refused is not may_go
+            assert isinstance(outcomes[0], Sent) is may_go
+
+
+async def test_looks_again_before_what_discord_was_throttled_for() -> None:
+    """hikari waits for a 429 by itself: what was objected to meanwhile is not asked for a second time."""
+    throttled = http(
+        429, '{"message": "slow down", "retry_after": 0.2, "global": false}', Retry_After="1", X_RateLimit_Scope="user"
+    )
+    async with Answers(throttled) as server, opened("discord", server.url) as provider:
+        look = Look(lambda: not server.requests)
+        with look.during():
+            await provider.call([prepared(provider, address("discord", server.url))])
+        assert look.refused
+        assert len(server.requests) == 1
+
+
+@pytest.fixture(scope="module")
+def sinks(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Topics and databases, with consent and a webhook sink running."""
+    with world(
+        stack, tmp_path_factory.mktemp("look"), webhook_allow_http_loopback=True, provider_timeout_s=20.0, lease_s=25.0,
+        sweep_interval_s=0.3,
+    ) as one:  # fmt: skip
+        one.define_newsletter()
+        one.start("consent")
+        one.start("webhook-bulk").wait_running()
+        yield one
+
+
+@contextlib.contextmanager
+def full_house() -> Iterator[socket.socket]:
+    """A listening socket whose queue is full: who connects waits until somebody is accepted."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        listening.settimeout(1.0)
+        for _ in range(2):
+            guest = stack.enter_context(socket.socket())
+            guest.setblocking(False)
+            guest.connect_ex(listening.getsockname())
+        yield listening
+
+
+def connecting(port: int) -> int:
+    """How many connections to a port are being opened (state SYN_SENT)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(1 for line in lines if line[2].endswith(f":{port:04X}") and line[3] == "02")
+
+
+@pytest.mark.stack
+def test_an_unsubscribe_while_the_connection_is_being_opened_is_in_time(sinks: World) -> None:
+    """The destination takes seconds to accept: whoever unsubscribes meanwhile gets nothing, the other one does."""
+    asked: list[bytes] = []
+    with full_house() as listening:
+        port = listening.getsockname()[1]
+        urls = [json.dumps({"url": f"http://127.0.0.1:{port}/{name}", "secret": SECRET}) for name in ("leaves", "stays")]
+        requests = sinks.requests(2, urls, channel="webhook", items=[sinks.publish()])
+        waiting = connecting(port)
+        sinks.deliver(requests)
+        wait_for(lambda: connecting(port) >= waiting + 2, "both connections to be under way")
+        leaves = requests[0]["subscriber_id"]
+        sinks.change(
+            "SubscriberUnsubscribed", leaves, newsletter_id="daily", kind="newsletter", via="page", delivery_id=None,
+            unsubscribed_at=datetime.now(UTC),
+        )  # fmt: skip
+        wait_for(lambda: sinks.ledger("SELECT 1 FROM ledger.barred WHERE subject LIKE %s", f"%{leaves}%"), "the unsubscribe")
+        time.sleep(1.0)  # the sink's own knowledge is at most a second behind that of the ledger
+        until = time.monotonic() + 90
+        while time.monotonic() < until and any(not found for found in sinks.states(requests).values()):
+            with contextlib.suppress(TimeoutError):
+                guest, _ = listening.accept()
+                guest.settimeout(1.0)
+                with guest, contextlib.suppress(TimeoutError):
+                    if head := guest.recv(65_536):
+                        asked.append(head)
+                        guest.sendall(http(200))
+    assert [line.split(b" ")[1] for line in asked] == [b"/stays"]
+    reports = sinks.states(requests)
+    assert reports[requests[0]["delivery_id"]] == [("DeliverySuppressed", "unsubscribed", 0)]
+    assert reports[requests[1]["delivery_id"]][-1][0] == "DeliverySent"

@@ -1,0 +1,115 @@
+"""Fitted models on real Kafka: from engagement in the log to slots that name a model, refusals, and the way back."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from core.ids import newsletter_source_id
+from core.model_parts import cut
+from tests.fix_stack import Stack
+from tests.integration.streams_world import World, open_world, people
+from tests.unit.deciding_samples import reader, topics
+
+pytestmark = pytest.mark.stack
+
+STAGES = ("approval", "audience", "newsletters")
+READERS, ITEMS, READ = 80, 48, 8
+
+
+@pytest.fixture(scope="module")
+def world(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with open_world(stack, tmp_path_factory.mktemp("models")) as opened:
+        opened.start(*STAGES)
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def readers(world: World) -> list[str]:
+    """Two crowds of readers, each with publications of its own; the newest that each read are the last tenth."""
+    rng, ids = np.random.default_rng(0), people(READERS)
+    world.define("daily", max_age_h=1000, exploration=0.1)
+    world.register(*(reader(who, topics=topics("physics")) for who in ids))
+    found = [world.publish(title=f"Title {number}", topics=topics("physics")) for number in range(ITEMS)]
+    world.settled("approval", "audience")
+    began, records = datetime.now(UTC) - timedelta(days=2), []
+    for number, who in enumerate(ids):
+        for hour, place in enumerate(rng.permutation(np.arange(number % 2, ITEMS, 2))[:READ].tolist()):
+            records.append(click(world, who, found[place], began + timedelta(hours=hour, seconds=number)))
+    world.producer.send_sync(records)
+    world.settled("newsletters")
+    return ids
+
+
+def click(world: World, who: str, publication_id: str, at: datetime):
+    value = {"subscriber_id": who, "publication_id": publication_id, "delivery_id": None, "channel": None, "occurred_at": at}
+    return world.codec.encode(
+        world.topics.engagements, "ContentClicked", value | {"link": 0, "evidence": "click"}, key=who, time=datetime.now(UTC)
+    )
+
+
+def decided_with(world: World, minutes_ago: int) -> tuple[str, set[str | None]]:
+    """Tick a slot and return the models that its decisions name."""
+    now = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=minutes_ago)
+    source_id = newsletter_source_id("daily", now)
+    done = world.command("tick", "daily", "--slot", f"{now:%Y-%m-%dT%H:%MZ}")
+    assert done.returncode == 0, done.stderr
+    decisions = world.wait(lambda: found if len(found := world.decisions(source_id)) == 4 else None, "decisions")
+    return source_id, {event.value["model_version"] for event in decisions}
+
+
+def test_a_model_is_fitted_judged_used_refused_and_rolled_back(world: World, readers: list[str]) -> None:
+    """The whole life of models, as an operator sees it."""
+    assert decided_with(world, 50)[1] == {None}
+
+    done = world.command("--json", "model", "fit")
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout.splitlines()[0])
+    assert first["ndcg@10"] > first["before"]
+    source_id, models = decided_with(world, 40)
+    assert models == {first["model"]}
+    decision = world.decisions(source_id)[0].value
+    assert (decision["policy"], decision["candidate_set"].split("-")[0]) == ("blend-1", str(ITEMS))
+    items = [item for entry in decision["chosen"] for item in entry["items"]]
+    assert {item["propensity"] < 1 for item in items} == {True, False}
+    assert any(name.startswith("read:Title") for name in decision["reasons"])
+    dry = json.loads(world.command("newsletter", "dry-run", "daily").stdout)
+    assert (dry["model"], dry["subscribers"]) == (first["model"], READERS)
+    why = world.command("why", source_id, readers[0])
+    assert "Because you read" in why.stdout, why.stderr
+
+    again = world.command("model", "fit")
+    assert again.returncode == 2
+    assert "too little new engagement" in again.stderr
+
+    now = datetime.now(UTC)
+    for value in cut("99991231-broken", b"no model", {}, now):
+        world.send(world.topics.models, "ModelPublished", value, key=f"99991231-broken/{value['part']}")
+    refused = world.command("model", "activate", "99991231-broken")
+    assert (refused.returncode, "cannot be used" in refused.stderr) == (2, True)
+    value = {"model_version": "99991231-broken", "previous_version": first["model"], "activated_by": "x", "activated_at": now}
+    world.send(world.topics.models, "ModelActivated", value, key="active")
+    assert decided_with(world, 30)[1] == {first["model"]}, "an unusable model never gets into a slot"
+    world.settled("audience")
+    assert "99991231-broken cannot be used" in dead_letter(world)
+
+    world.stop("audience")
+    world.start("audience")
+    assert decided_with(world, 20)[1] == {first["model"]}, "nor after a restart"
+
+    listed = world.command("model", "list")
+    assert first["model"] in listed.stdout
+    assert "no packed state" in world.command("model", "show", "99991231-broken").stdout
+    nothing = world.command("model", "rollback")
+    assert nothing.returncode == 0, nothing.stderr
+    assert decided_with(world, 10)[1] == {first["model"]}
+
+
+def dead_letter(world: World) -> str:
+    from runtime.kafka import end_offsets, read_range, start_offsets
+
+    places = [(world.topics.dead_letters(world.topics.models), 0)]
+    raws = read_range(world.settings, start_offsets(world.admin, places), end_offsets(world.admin, places))
+    return " ".join(dict(raw.headers)["dlq.detail"].decode() for raw in raws)

@@ -1,0 +1,115 @@
+"""Tests of diversity and exploration: against a slow greedy, the logged propensity, and the same answer for ever."""
+
+import numpy as np
+import pytest
+
+from core.choosing import POOL, TEMPERATURE, choose, draws
+from core.ranking import Ranked
+
+TOPICS = 6
+
+
+@pytest.fixture
+def sample() -> tuple[Ranked, np.ndarray]:
+    rng = np.random.default_rng(0)
+    candidate = np.array([rng.permutation(300)[:POOL] for _ in range(80)])
+    score = -np.sort(-rng.integers(0, 30_000, (80, POOL)), axis=1)
+    candidate[5, 3:], score[5, 3:] = -1, 0
+    candidate[6], score[6] = -1, 0
+    return Ranked(candidate, score), rng.integers(-1, TOPICS, 300)
+
+
+def greedily(ranked: Ranked, strongest: np.ndarray, row: int, k: int, most: int) -> list[int]:
+    taken, skipped = [], []
+    for candidate in ranked.candidate[row].tolist():
+        same = sum(1 for other in taken if strongest[other] == strongest[candidate])
+        if candidate < 0:
+            continue
+        if len(taken) < k and (strongest[candidate] < 0 or same < most):
+            taken.append(candidate)
+        else:
+            skipped.append(candidate)
+    order = ranked.candidate[row].tolist()
+    return sorted(taken + skipped[: k - len(taken)], key=order.index)
+
+
+@pytest.mark.parametrize(("k", "share"), [(10, 0.4), (10, 0.1), (5, 1.0), (3, 0.0)])
+def test_no_issue_has_too_much_of_one_topic(sample, k, share):
+    """Greedily by score; what has no topic is not counted."""
+    ranked, strongest = sample
+    found = choose(ranked, strongest, k, share, 0.0, np.zeros(80))
+    for row in range(80):
+        wanted = greedily(ranked, strongest, row, k, max(1, int(share * k)))
+        assert found.candidate[row].tolist() == wanted + [-1] * (k - len(wanted))
+    assert (found.propensity == 1).all()
+    assert (np.diff(found.score, axis=1) <= 0).all()
+
+
+def test_one_topic_fills_an_issue_when_there_is_no_other(sample):
+    """An issue is not left empty for variety's sake."""
+    ranked, _ = sample
+    found = choose(ranked, np.zeros(300, dtype=np.int64), 10, 0.4, 0.0, np.zeros(80))
+    assert (found.candidate[0] == ranked.candidate[0, :10]).all()
+
+
+def test_the_last_slot_is_drawn_with_the_logged_propensity(sample):
+    """(1-ε)·softmax(s/τ) + ε/|pool| over what is left; the others are as they would be without."""
+    ranked, strongest = sample
+    plain = choose(ranked, strongest, 9, 4 / 9, 0.0, np.zeros(80))
+    one = Ranked(np.repeat(ranked.candidate[:1], 4_000, axis=0), np.repeat(ranked.score[:1], 4_000, axis=0))
+    found = choose(one, strongest, 10, 0.4, 0.1, (np.arange(4_000) + 0.5) / 4_000)
+    assert (found.candidate[:, :9] == plain.candidate[0]).all()
+    left = [place for place in range(POOL) if ranked.candidate[0, place] not in plain.candidate[0].tolist()]
+    scores = ranked.score[0, left] / 10_000
+    likely = np.exp(scores / TEMPERATURE) / np.exp(scores / TEMPERATURE).sum()
+    wanted = dict(zip(ranked.candidate[0, left].tolist(), (0.9 * likely + 0.1 / len(left)).tolist(), strict=True))
+    for candidate, propensity in zip(found.candidate[:, 9].tolist(), found.propensity[:, 9].tolist(), strict=True):
+        assert propensity == pytest.approx(wanted[candidate], abs=1e-6)
+    drawn = {candidate: float((found.candidate[:, 9] == candidate).mean()) for candidate in wanted}
+    assert max(abs(drawn[candidate] - wanted[candidate]) for candidate in wanted) < 1e-3
+
+
+def test_a_row_of_few_candidates_explores_what_there_is(sample):
+    """Three candidates fill three slots of ten, and none fills none."""
+    ranked, strongest = sample
+    found = choose(ranked, strongest, 10, 0.4, 0.1, np.full(80, 0.999999))
+    assert sorted(found.candidate[5][found.candidate[5] >= 0].tolist()) == sorted(ranked.candidate[5, :3].tolist())
+    assert (found.candidate[6] == -1).all()
+    assert (found.propensity[6] == 1).all()
+    single = choose(Ranked(ranked.candidate[:, :1], ranked.score[:, :1]), strongest, 10, 0.4, 0.1, np.zeros(80))
+    assert single.candidate.shape == (80, 1)
+    assert (single.propensity == 1).all()
+
+
+def test_nothing_to_choose_from():
+    """No candidates, or nobody."""
+    empty = np.zeros((4, 0), dtype=np.int64)
+    assert choose(Ranked(empty, empty), np.zeros(0, dtype=np.int64), 10, 0.4, 0.1, np.zeros(4)).candidate.shape == (4, 0)
+    nobody = np.zeros((0, 20), dtype=np.int64)
+    assert choose(Ranked(nobody, nobody), np.zeros(30, dtype=np.int64), 10, 0.4, 0.1, np.zeros(0)).candidate.shape == (0, 10)
+
+
+def test_alone_and_in_a_batch_give_the_same_issue(sample):
+    """Bit for bit."""
+    ranked, strongest = sample
+    drawn = draws("newsletter:1", [b"%d" % row for row in range(80)])
+    together = choose(ranked, strongest, 10, 0.4, 0.1, drawn)
+    for row in range(80):
+        only = slice(row, row + 1)
+        alone = choose(Ranked(ranked.candidate[only], ranked.score[only]), strongest, 10, 0.4, 0.1, drawn[only])
+        for name in ("candidate", "score", "propensity"):
+            assert getattr(alone, name)[0].tobytes() == getattr(together, name)[row].tobytes()
+
+
+def test_draws_depend_on_source_and_subscriber_alone():
+    """The same for ever: these figures must not change."""
+    assert draws("a", [b"x", b"y"]).tolist() == [draws("a", [b"x"])[0], draws("a", [b"y"])[0]]
+    assert draws("a", [b"x"])[0] != draws("b", [b"x"])[0]
+    assert draws("source", [b"subscriber"])[0] == pytest.approx(DRAWN, abs=1e-12)
+    many = draws("spread", [b"%d" % number for number in range(10_000)])
+    assert abs(many.mean() - 0.5) < 0.02
+    assert many.min() >= 0
+    assert many.max() < 1
+
+
+DRAWN = 0.056622013434456164

@@ -1,0 +1,214 @@
+"""Mail templates by name and version, one's own from a folder, and what is wrong with one before it is used."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import SetupError
+from core.rendering import checking, discord, email, slack, webhook
+from core.rendering.catalogue import ALERT, SHIPPED, SHIPPED_FILES, look_of
+from core.rendering.checking import MAX_HTML_BYTES, longest_issue, problems_of
+from core.rendering.email import newsletter_email, newsletter_layout
+from core.rendering.fragments import FragmentCache
+from core.rendering.links import item_link
+from core.rendering.templating import MailTemplate
+from runtime.settings import Settings
+from runtime.templates import load_templates
+from tests.rendering_samples import PUBLISHED, issue, real_issue
+
+MJML = """<mjml lang="[[ locale ]]">
+  <mj-head><mj-include path="_head.mjml" /></mj-head>
+  <mj-body>
+    <mj-section>
+      <mj-column>
+        <mj-text><h1>[[ name ]]</h1>{{date}}</mj-text>
+        <mj-raw>[% block item %]</mj-raw>
+        <mj-text><a href="[[ url ]]">[[ title ]]</a> [[ reason ]]</mj-text>
+        <mj-raw>[% endblock %]</mj-raw>
+        <mj-text><a href="{{unsubscribe_url}}">[[ unsubscribe ]]</a> [[ postal_address ]]</mj-text>
+      </mj-column>
+    </mj-section>
+  </mj-body>
+</mjml>
+"""
+TEXT = """[[ name ]]
+[% block item %]
+[[ title ]]: [[ url ]]
+[% endblock %]
+{{unsubscribe_text}}
+[[ postal_address ]]
+"""
+
+
+def files(mjml: str = MJML, text: str = TEXT) -> dict[str, str]:
+    return {**SHIPPED_FILES, "ours.mjml": mjml, "ours.txt": text}
+
+
+def settings(folder: Path | str) -> Settings:
+    return Settings.load({"NEWSWIRE_TEMPLATES": str(folder), "NEWSWIRE_HOME": "none"})
+
+
+def folder_of(path: Path, mjml: str = MJML, text: str = TEXT, name: str = "ours") -> Path:
+    (path / f"{name}.mjml").write_text(mjml, encoding="utf-8")
+    (path / f"{name}.txt").write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_templates_are_sound() -> None:
+    """Two at least for newsletters, one for alerts; the longest issue is not cut off by Gmail."""
+    assert {"newsletter", "digest"} <= SHIPPED.keys()
+    for name, template in SHIPPED.items():
+        assert problems_of(name, SHIPPED_FILES) == []
+        assert len(newsletter_email(longest_issue(template)).html.encode()) <= MAX_HTML_BYTES
+    assert ALERT.name not in SHIPPED
+
+
+def test_a_version_changes_with_any_source_and_with_nothing_else() -> None:
+    """A short hash of what the template is made of, the files that it includes among them."""
+    first = MailTemplate("ours", files())
+    assert first.id == f"ours@{first.version}"
+    assert MailTemplate("ours", files()).version == first.version
+    changed = [files(mjml=MJML.replace("h1", "h2")), files(text=TEXT + "!"), {**files(), "_head.mjml": "<mj-title>x</mj-title>"}]
+    assert len({first.version, *(MailTemplate("ours", one).version for one in changed)}) == 4
+
+
+def test_the_compact_template_shows_titles_only() -> None:
+    """The digest leaves the summaries out, in both parts and where people chat, and nothing else that a reader needs."""
+    long, short = (newsletter_email(real_issue(template=SHIPPED[name])) for name in ("newsletter", "digest"))
+    for one in (long.html, long.text):
+        assert "rank doubly" in one
+    for one in (short.html, short.text):
+        assert "rank doubly" not in one
+        assert "Rank Collapse" in one
+        assert "Because you read" in one
+        assert "Musterstraße" in one
+    assert len(short.html) < len(long.html)
+    for render in (slack.newsletter_blocks, discord.newsletter_embeds):
+        assert "rank doubly" in str(render(real_issue()))
+        assert "rank doubly" not in str(render(real_issue(template=SHIPPED["digest"])))
+
+
+def test_one_of_ones_own_is_used_under_its_name(tmp_path: Path) -> None:
+    """From the folder, beside those that are shipped; a lead is an item when it has none of its own."""
+    templates = load_templates(settings(folder_of(tmp_path)))
+    assert templates.keys() == {*SHIPPED, "ours"}
+    message = newsletter_email(issue(2, template=templates["ours"]))
+    assert message.html.count('<a href="https://example.org/p/') == 2
+    assert "Paper 1 on things: https://example.org/p/1" in message.text
+    assert "You follow hep-ph" in message.html
+    assert load_templates(settings("")) == SHIPPED
+
+
+def test_layouts_of_two_templates_are_two(tmp_path: Path) -> None:
+    """So a call never mixes them."""
+    assert newsletter_layout(issue()) != newsletter_layout(issue(template=SHIPPED["digest"]))
+
+
+WRONG: list[tuple[str, dict[str, str], str, str]] = [
+    ("syntax", {"mjml": MJML.replace("[[ reason ]]", "[[ reason ")}, "ours.mjml", "line 8"),
+    ("syntax", {"mjml": MJML.replace("[% endblock %]", "")}, "ours.mjml", "block"),
+    ("syntax", {"mjml": MJML.replace("</mj-column>", "")}, "ours.mjml", "line 5: <mj-column> is not closed"),
+    ("syntax", {"mjml": MJML.replace("mj-section", "mj-sektion")}, "ours.mjml", "<mj-sektion> is no element of MJML"),
+    ("syntax", {"text": TEXT + "[% if %]"}, "ours.txt", "line 7"),
+    (
+        "unknown_variable",
+        {"mjml": MJML.replace("[[ title ]]", "[[ title ]][[ titel ]]")},
+        "ours.mjml",
+        "line 8: there is no [[ titel ]]",
+    ),
+    ("unknown_variable", {"mjml": MJML.replace("{{date}}", "{{day}}")}, "ours.mjml", "line 6: there is no {{day}}"),
+    ("unknown_variable", {"text": TEXT + "[[ phrases.nothing ]]"}, "ours.txt", "line 7: there is no [[ phrases.nothing ]]"),
+    ("unknown_variable", {"text": TEXT + "[[ url ]]"}, "ours.txt", "in the layout there are"),
+    ("missing_variable", {"text": "{{unsubscribe_text}} [[ postal_address ]]"}, "ours.txt", "would show no items"),
+    ("missing_variable", {"mjml": MJML.replace("[[ title ]]", "x")}, "ours.mjml", "[[ title ]]"),
+    ("missing_variable", {"mjml": MJML.replace("[[ postal_address ]]", "")}, "ours.mjml", "postal_address"),
+    ("no_unsubscribe", {"mjml": MJML.replace("{{unsubscribe_url}}", "https://example.org/")}, "ours.mjml", "unsubscribe link"),
+    ("no_unsubscribe", {"text": TEXT.replace("{{unsubscribe_text}}", "")}, "ours.txt", "unsubscribe address"),
+    ("broken_link", {"mjml": MJML.replace("{{date}}", '<a href="/about">x</a>')}, "ours.mjml", 'line 6: the address "/about"'),
+    ("broken_link", {"mjml": MJML.replace("{{date}}", '<a href="https://">x</a>')}, "ours.mjml", "leads nowhere"),
+    ("broken_link", {"mjml": MJML.replace("{{date}}", '<a href="javascript:alert(1)">x</a>')}, "ours.mjml", "leads nowhere"),
+    ("too_large", {"mjml": MJML.replace("[[ reason ]]", "x" * 6_000)}, "ours.mjml", "Gmail cuts off"),
+    ("missing_file", {"mjml": MJML.replace("_head.mjml", "_none.mjml")}, "ours.mjml", "line 2: includes _none.mjml"),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "change", "file", "says"), WRONG, ids=[f"{one[0]}-{number}" for number, one in enumerate(WRONG)]
+)
+def test_a_problem_says_where_and_what(code: str, change: dict[str, Any], file: str, says: str) -> None:
+    """Its kind, its file, its line where there is one, and what to write instead."""
+    found = problems_of("ours", files(**change))
+    assert [problem for problem in found if problem.code == code and problem.file == file and says in str(problem)], found
+
+
+def test_a_sound_template_has_no_problem() -> None:
+    """What the cases above start from."""
+    assert problems_of("ours", files()) == []
+    alone = {"ours.mjml": MJML}
+    assert [(problem.code, problem.file) for problem in problems_of("ours", alone)] == [("missing_file", "ours.txt")]
+
+
+def test_every_kind_of_problem_is_tried() -> None:
+    """A kind without a case above would be untested."""
+    kinds = {value for name, value in vars(checking).items() if name.isupper() and isinstance(value, str)}
+    assert kinds == {code for code, *_ in WRONG}
+
+
+def test_a_process_does_not_start_with_a_broken_template(tmp_path: Path) -> None:
+    """The error names folder, file and line; so does one for a folder that is not there, and for the name of alerts."""
+    folder_of(tmp_path, mjml=MJML.replace("[[ reason ]]", "[[ reason "))
+    with pytest.raises(SetupError, match=r"ours\.mjml, line 8") as refused:
+        load_templates(settings(tmp_path))
+    assert str(tmp_path) in str(refused.value)
+    with pytest.raises(SetupError, match="cannot be read"):
+        load_templates(settings(tmp_path / "none"))
+    with pytest.raises(SetupError, match="template of alerts"):
+        load_templates(settings(folder_of(tmp_path, name="alert")))
+
+
+def test_a_template_reaches_nothing_outside_of_itself(tmp_path: Path) -> None:
+    """It is text: no file but those of its folder is included, and no attribute of Python's can be had."""
+    outside = problems_of("ours", files(mjml=MJML.replace("_head.mjml", "../../secret.mjml")))
+    assert [problem.code for problem in outside] == ["missing_file"]
+    inside = problems_of("ours", files(text=TEXT + "[[ name.__class__.__mro__ ]]"))
+    assert inside
+
+
+def test_a_variant_has_its_own_subject_and_template() -> None:
+    """What it leaves out is the newsletter's, and a variant that is not there any more is none."""
+    variants = [
+        {"name": "control", "subject": None, "template": None},
+        {"name": "short", "subject": "Short", "template": "digest"},
+        {"name": "subject", "subject": "Other", "template": None},
+    ]
+    definition = {"subject": "{title}", "template": "newsletter", "variants": variants}
+    assert look_of(definition, None) == look_of(definition, "control") == look_of(definition, "gone") == ("{title}", "newsletter")
+    assert look_of(definition, "short") == ("Short", "digest")
+    assert look_of(definition, "subject") == ("Other", "newsletter")
+
+
+@pytest.mark.parametrize("channel", ["email", "slack", "discord", "webhook"])
+def test_every_address_of_an_item_is_asked_for(channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By delivery and position, for each message anew, so that clicks can be counted; today it is the publication's own."""
+    assert item_link("https://example.org/p", "20261123-x", 3) == "https://example.org/p"
+    modules: dict[str, Any] = {"email": email, "slack": slack, "discord": discord, "webhook": webhook}
+    cache = FragmentCache()
+
+    def shown(delivery_id: str) -> str:
+        one = real_issue(delivery_id=delivery_id)
+        if channel == "email":
+            message = email.newsletter_email(one, cache)
+            return message.html + message.text
+        if channel == "webhook":
+            return webhook.newsletter_payload(one, delivery_id="d", source_id="s", timestamp=PUBLISHED, cache=cache).decode()
+        return json.dumps(slack.newsletter_blocks(one, cache) if channel == "slack" else discord.newsletter_embeds(one, cache))
+
+    assert "https://example.org/p/1" in shown("first")
+    counted = lambda url, delivery_id, position: f"https://c.example/{delivery_id}/{position}" if url else ""  # noqa: E731
+    monkeypatch.setattr(modules[channel], "item_link", counted)
+    for delivery_id in ("first", "second"):
+        text = shown(delivery_id)
+        assert "https://example.org/p/" not in text
+        assert all(f"https://c.example/{delivery_id}/{position}" in text for position in range(4))
