@@ -25,8 +25,11 @@ def deliver(settings: Settings, channel: str, parts: Mapping[str, Any]) -> str:
 
     InputError without a sandbox, Unavailable when it does not answer or refuses.
     """
-    if settings.live or not settings.inbox_url:
-        raise InputError("inbox: there is no sandbox (NEWSWIRE_LIVE is on, or NEWSWIRE_INBOX_URL unset); use --output FILE")
+    if settings.live or not settings.inbox_url or not _base(settings, channel).startswith(settings.inbox_url.rstrip("/")):
+        raise InputError(
+            "inbox: there is no sandbox (NEWSWIRE_LIVE is on, NEWSWIRE_INBOX_URL unset, or the provider's address is another); "
+            "use --output FILE"
+        )
     with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
         try:
             answer = _send(client, settings, channel, parts)
@@ -41,17 +44,27 @@ def deliver(settings: Settings, channel: str, parts: Mapping[str, Any]) -> str:
     return settings.inbox_url
 
 
+def _base(settings: Settings, channel: str) -> str:
+    """Return where the provider of a channel is."""
+    return {
+        "email": settings.ses_endpoint_url,
+        "slack": settings.slack_base_url,
+        "discord": settings.discord_base_url,
+        "webhook": settings.inbox_url,
+    }[channel].rstrip("/")
+
+
 def _send(client: httpx.Client, settings: Settings, channel: str, parts: Mapping[str, Any]) -> httpx.Response:
     if channel == "email":
-        url = f"{settings.ses_endpoint_url.rstrip('/')}/v2/email/outbound-bulk-emails"
+        url = f"{_base(settings, channel)}/v2/email/outbound-bulk-emails"
         return client.post(url, json=_bulk_email(parts), headers={"Authorization": "AWS4-HMAC-SHA256 preview"})
     if channel == "slack":
-        url = f"{settings.slack_base_url.rstrip('/')}/chat.postMessage"
+        url = f"{_base(settings, channel)}/chat.postMessage"
         return client.post(url, json={"channel": ENDPOINT, **parts["body"]}, headers={"Authorization": "Bearer preview"})
     if channel == "discord":
-        url = f"{settings.discord_base_url.rstrip('/')}/channels/{DISCORD_CHANNEL}/messages"
+        url = f"{_base(settings, channel)}/channels/{DISCORD_CHANNEL}/messages"
         return client.post(url, json=parts["body"], headers={"Authorization": "Bot preview"})
-    return _webhook(client, settings.inbox_url.rstrip("/"), parts["payload"].encode())
+    return _webhook(client, _base(settings, channel), parts["payload"].encode())
 
 
 def _bulk_email(parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -280,7 +280,7 @@ async def test_an_erased_persons_bounce_is_recorded_without_the_address(world: W
 async def test_the_fetch_of_a_certificate_is_bounded(tmp_path: Path) -> None:
     """No redirect is followed, and nothing large is read."""
     from core.errors import Unavailable
-    from tests.sinks_kit import Answers, http
+    from tests.sinks_samples import Answers, http
 
     async with aiohttp.ClientSession() as session:
         fetch = fetcher(session)
