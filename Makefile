@@ -30,7 +30,7 @@ NODES ?= 1
 # More arguments: of pytest for `test` and `unit`, of the runner for `up`, of the benchmark for `bench`.
 ARGS ?=
 
-.PHONY: help install up down status logs clean stop start restart schemas demo test unit check bench bench-ledger bench-outage bench-ranking bench-rendering bench-sinks psql requirements installed fault fault-rows fault-long
+.PHONY: help install up down status logs clean stop start restart schemas demo test unit check bench bench-deciding bench-ledger bench-outage bench-ranking bench-rendering bench-sinks psql requirements installed fault fault-rows fault-long
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,6 +122,9 @@ fault-long: install ## Run the rows that need root on Linux: clocks, memory, a f
 bench: install ## Measure speed and memory on a stack of its own
 	@code=0; NEWSWIRE_STACK_PROFILE=bench $(BIN)/python -m tests.benchmarks.pipeline --home $(BENCH_HOME) $(ARGS) || code=$$?; \
 	$(STACK) down --home $(BENCH_HOME); exit $$code
+
+bench-deciding: install ## Measure how many issues one core decides a second, and in how much memory (ARGS="--only model")
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.deciding $(ARGS)
 
 bench-ledger: install ## Measure the ledger from 100 thousand to 10 million rows; takes 6 GB of disk (ARGS="--rows 1000000" for less)
 	@$(STACK) run --home $(BENCH_HOME)-ledger --profile bench --only infra -- $(BIN)/python -m tests.benchmarks.ledger $(ARGS)

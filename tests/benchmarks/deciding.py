@@ -1,4 +1,4 @@
-"""How many issues one core decides a second, and in how much memory: `python -m tests.benchmarks.deciding`.
+"""How many issues one core decides a second, and in how much memory: `make bench-deciding`.
 
 Twelve shards in one process, as a newsletters worker has them: every subscriber is due, declared topics, and read some of the
 publications of the last month; content vectors of 384 dimensions. CPU time of core.deciding alone, by stages of what is known:
