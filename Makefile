@@ -33,7 +33,7 @@ ARGS ?=
 .PHONY: help install up down status logs clean stop start restart schemas demo test unit check bench bench-deciding bench-ledger bench-outage bench-ranking bench-rendering bench-sinks psql requirements installed fault fault-rows fault-long
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Install everything into .venv (only when requirements changed)
 
