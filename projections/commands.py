@@ -106,10 +106,10 @@ def accounting(output: Output, source: str | None, limit: int) -> None:
         sys.exit(1)
     complete = ACCOUNTING_COLUMNS.index("complete")
     unfinished = len({row[0] for row in rows if not row[complete]})
-    output.say(
-        "Every row balances."
-        + (f" {unfinished} sources are incomplete: not all their chunks are decided yet." if unfinished else "")
-    )
+    if unfinished:
+        output.say(f"Incomplete: {unfinished} of the sources; not all their chunks are decided yet. What is decided balances.")
+    else:
+        output.say("Every row balances.")
 
 
 commands: list[click.Command] = [group, accounting]

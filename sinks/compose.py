@@ -7,7 +7,7 @@ Guarantee: a retracted item is left out, a destroyed key ends in Skipped(erased)
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from email.utils import parseaddr
 from typing import Any, Final
@@ -24,7 +24,6 @@ from core.rendering.templating import MailTemplate
 from runtime.content import ContentReader
 from runtime.keys import KeyStore
 from runtime.settings import Settings
-from runtime.templates import load_templates
 from runtime.tokens import LIFETIME, TokenKeys, make_unsubscribe_token
 from schemas.records import Event
 from schemas.topics import Topics
@@ -48,14 +47,14 @@ class Composer:
 
     def __init__(
         self, settings: Settings, topics: Topics, keys: KeyStore, reader: ContentReader, knowledge: Knowledge,
-        suppressed: Suppressed,
+        suppressed: Suppressed, templates: Mapping[str, MailTemplate],
     ) -> None:  # fmt: skip
         self._settings, self._topics, self._keys, self._reader, self._knowledge = settings, topics, keys, reader, knowledge
         self._suppressed = suppressed
         self._tokens = TokenKeys.load(settings)
         self._alert_from = parseaddr(settings.alert_from)
         self._items: OrderedDict[_Position, ItemContent] = OrderedDict()
-        self._templates = load_templates(settings)
+        self._templates = templates
         self._not_there: set[str] = set()
         log.info("mail templates: %s", ", ".join(template.id for template in self._templates.values()))
 

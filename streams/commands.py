@@ -167,8 +167,15 @@ def why(output: Output, source: str, subscriber: str) -> None:
 
     subscriber_id = read_subscriber_id(subscriber)
     answer = Asker(Settings.load()).why(source, subscriber_id)
-    fields = {"source_id": source, "subscriber_id": subscriber_id, "verdict": answer.verdict, "reason": answer.reason}
-    output.item(fields | {"channels": answer.channels, "because": answer.because} | answer.decided)
+    fields = {
+        "source_id": source,
+        "subscriber_id": subscriber_id,
+        "verdict": answer.verdict,
+        "reason": answer.reason,
+        "channels": answer.channels,
+    }
+    output.item(fields | ({"because": answer.because} if output.json_mode else {}) | answer.decided)
+    output.say("\nBecause:\n" + "\n".join(f"  {sentence}" for sentence in answer.because))
     if answer.deliveries and not output.json_mode:
         columns = list(answer.deliveries[0])
         output.table("Deliveries", columns, [[row[column] for column in columns] for row in answer.deliveries])

@@ -18,7 +18,7 @@ from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError, nodes
 from core.rendering.email import LEAD_SUMMARY_LIMIT, NAME_LIMIT, POSTAL_LIMIT, TITLE_LIMIT, newsletter_email
 from core.rendering.model import Issue, IssueItem, ItemContent
 from core.rendering.phrases import Phrases
-from core.rendering.templating import HTML, INCLUDE, PLACEHOLDER, TEXT, MailTemplate, compiled, expand
+from core.rendering.templating import HTML, INCLUDE, TEXT, MailTemplate, compiled, expand
 
 MAX_HTML_BYTES: Final = 102_000
 """Gmail cuts a message off that is larger, and with it the unsubscribe link."""
@@ -48,6 +48,8 @@ _ELEMENTS: Final = frozenset({
     "mj-group", "mj-head", "mj-hero", "mj-image", "mj-include", "mj-navbar", "mj-navbar-link", "mj-preview", "mj-raw",
     "mj-section", "mj-social", "mj-social-element", "mj-spacer", "mj-style", "mj-table", "mj-text", "mj-title", "mj-wrapper",
 })  # fmt: skip
+_ANY_PLACEHOLDER: Final = re.compile(r"\{\{([^{}]*)\}\}")
+"""Whatever stands in double braces: SES refuses a mail that it has no value for."""
 _LINK: Final = re.compile(r"(?:href|src|background)=\"([^\"]*)\"")
 
 
@@ -112,7 +114,7 @@ def _of_file(file: str, text: str) -> Iterator[Problem]:
         if block.name not in BLOCKS:
             yield _unknown(file, block.lineno, f"[% block {block.name} %]", f"there are {_list(BLOCKS)}")
     placeholders = PLACEHOLDERS["mjml" if html else "txt"]
-    for match in PLACEHOLDER.finditer(text):
+    for match in _ANY_PLACEHOLDER.finditer(text):
         if match[1] not in placeholders:
             line = text.count("\n", 0, match.start()) + 1
             yield _unknown(file, line, match[0], f"there are {_list(f'{{{{{name}}}}}' for name in placeholders)}")

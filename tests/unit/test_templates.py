@@ -119,6 +119,8 @@ WRONG: list[tuple[str, dict[str, str], str, str]] = [
         "line 8: there is no [[ titel ]]",
     ),
     ("unknown_variable", {"mjml": MJML.replace("{{date}}", "{{day}}")}, "ours.mjml", "line 6: there is no {{day}}"),
+    ("unknown_variable", {"mjml": MJML.replace("{{date}}", "{{Date2}}")}, "ours.mjml", "line 6: there is no {{Date2}}"),
+    ("unknown_variable", {"text": TEXT + "{{ count }}"}, "ours.txt", "there is no {{ count }}"),
     ("unknown_variable", {"text": TEXT + "[[ phrases.nothing ]]"}, "ours.txt", "line 7: there is no [[ phrases.nothing ]]"),
     ("unknown_variable", {"text": TEXT + "[[ url ]]"}, "ours.txt", "in the layout there are"),
     ("missing_variable", {"text": "{{unsubscribe_text}} [[ postal_address ]]"}, "ours.txt", "would show no items"),
