@@ -28,6 +28,11 @@ def load_templates(settings: Settings) -> Mapping[str, MailTemplate]:
     return {**SHIPPED, **{name: MailTemplate(name, files) for name in names}}
 
 
+def templates_for(settings: Settings, lane: str) -> Mapping[str, MailTemplate]:
+    """Return the templates of a sink's lane. Alerts have one of their own: a newsletter's that is broken does not stop them."""
+    return SHIPPED if lane == "urgent" else load_templates(settings)
+
+
 def read_folder(folder: str) -> dict[str, str]:
     """Return the MJML and text files of a folder by name, none without a folder; SetupError when one cannot be read."""
     if not folder:

@@ -21,7 +21,6 @@ from functools import partial
 from typing import Any, Final
 
 from core.errors import SetupError
-from core.rendering.catalogue import SHIPPED
 from runtime import collector, metrics
 from runtime.clock import Clock, SystemClock
 from runtime.content import ContentReader
@@ -29,7 +28,7 @@ from runtime.kafka import ensure_first_offsets
 from runtime.keys import KeyStore
 from runtime.producer import Producer
 from runtime.settings import Settings
-from runtime.templates import load_templates
+from runtime.templates import templates_for
 from schemas.codec import Codec
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
@@ -119,8 +118,7 @@ class Sink:
                 channel=self._channel, lane=self._lane, endpoints=endpoints,
             )  # fmt: skip
             suppressed = Suppressed(settings, ledger)
-            # Alerts have a template of their own: one of a newsletter that is broken does not stop them.
-            templates = SHIPPED if self._lane == "urgent" else load_templates(settings)
+            templates = templates_for(settings, self._lane)
             composer = Composer(settings, self._topics, keys, reader, knowledge, suppressed, templates)
             flow = Flow(
                 settings, FlowStore(pool, self._channel), self._provider, flight, clock, channel=self._channel, lane=self._lane

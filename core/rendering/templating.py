@@ -9,7 +9,7 @@ is filled in for each recipient, and SES escapes nothing. A value is escaped for
 import hashlib
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from jinja2 import StrictUndefined, Template
@@ -112,5 +112,4 @@ def compiled(mjml: str) -> str:
 
 def fill(text: str, data: Mapping[str, str]) -> str:
     """Return the text with its {{placeholders}} filled in once, as SES does; KeyError when one has no value."""
-    value: Callable[[re.Match[str]], str] = lambda match: data[match[1]]  # noqa: E731
-    return PLACEHOLDER.sub(value, text)
+    return PLACEHOLDER.sub(lambda match: data[match[1]], text)

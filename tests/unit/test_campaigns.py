@@ -108,16 +108,13 @@ def test_several_newsletters_have_each_their_own_audience() -> None:
 TEST = "daily@2026-11-22T09:00Z#test-0123abcd"
 
 
-def test_slot(who: str, **rules: object) -> dict:
+def slot_of_a_test(who: str, **rules: object) -> dict:
     return slot(forced=True, **rules) | {"source_id": TEST, "test_subscriber": who}
-
-
-test_slot.__test__ = False  # type: ignore[attr-defined]
 
 
 def test_a_test_send_is_a_source_of_one_person() -> None:
     """Whatever the audience and the hour; its accounting is complete with one chunk of one shard."""
-    value = decide(many(), test_slot(FINN, audience_topics=["medicine"]))
+    value = decide(many(), slot_of_a_test(FINN, audience_topics=["medicine"]))
     assert [entry["subscriber"] for entry in value["chosen"]] == [subscriber_key(FINN)]
     assert (value["population"], value["not_concerned"], value["shards"], value["chunks"]) == (1, 0, 1, 1)
     assert value["issue_groups"] == ["2026-11-22T09:00Z#test-0123abcd"]
@@ -126,13 +123,13 @@ def test_a_test_send_is_a_source_of_one_person() -> None:
 def test_nothing_of_a_test_send_is_remembered() -> None:
     """The real slot gives the same items afterwards; and a test shows items although they were given before."""
     state = many()
-    tested = remember(state, decide(state, test_slot(ANNA)))
+    tested = remember(state, decide(state, slot_of_a_test(ANNA)))
     real = remember(state, decide(state, slot()))
     anna = next(entry for entry in real["chosen"] if entry["subscriber"] == subscriber_key(ANNA))
     items = [[real["publications"][item["publication"]]["publication_id"] for item in anna["items"]]]
     items += [[tested["publications"][item["publication"]]["publication_id"] for item in tested["chosen"][0]["items"]]]
     assert items[0] == items[1]
-    again = decide(state, test_slot(ANNA) | {"source_id": TEST + "e"})
+    again = decide(state, slot_of_a_test(ANNA) | {"source_id": TEST + "e"})
     assert len(again["chosen"][0]["items"]) == len(items[0])
     assert state.decided.chunks_of(TEST, 9) == 1  # but decided it is: not a second time
 
@@ -141,7 +138,7 @@ def test_consent_holds_for_a_test() -> None:
     """Who unsubscribed, never subscribed, or is unknown, is sent none; the numbers still add up."""
     state = fold(many(), unsubscribed(ANNA, kind="newsletter", newsletter_id="daily"))
     for who, population in ((ANNA, 1), (EVA, 1), (person(99), 0)):
-        value = decide(state, test_slot(who))
+        value = decide(state, slot_of_a_test(who))
         assert (value["chosen"], value["gated"]) == ([], [])
         assert (value["population"], value["not_concerned"]) == (population, population)
         assert str(obstacle_to_test(state.table, RULES | {"newsletter_id": "daily"}, who, NOW)).startswith(("did not", "is no"))

@@ -15,7 +15,7 @@ from core.rendering.fragments import FragmentCache
 from core.rendering.links import item_link
 from core.rendering.templating import MailTemplate
 from runtime.settings import Settings
-from runtime.templates import load_templates
+from runtime.templates import load_templates, templates_for
 from tests.rendering_samples import PUBLISHED, issue, real_issue
 
 MJML = """<mjml lang="[[ locale ]]">
@@ -168,6 +168,14 @@ def test_a_process_does_not_start_with_a_broken_template(tmp_path: Path) -> None
         load_templates(settings(tmp_path / "none"))
     with pytest.raises(SetupError, match="template of alerts"):
         load_templates(settings(folder_of(tmp_path, name="alert")))
+
+
+def test_a_broken_template_of_a_newsletter_does_not_stop_alerts(tmp_path: Path) -> None:
+    """Alerts have a template of their own; the sinks of newsletters refuse to start."""
+    broken = settings(folder_of(tmp_path, mjml=MJML.replace("[[ reason ]]", "[[ reason ")))
+    assert templates_for(broken, "urgent") == SHIPPED
+    with pytest.raises(SetupError, match=r"ours\.mjml, line 8"):
+        templates_for(broken, "bulk")
 
 
 def test_a_template_reaches_nothing_outside_of_itself(tmp_path: Path) -> None:
