@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from core.errors import CodecError, EventRefused, Unavailable
-from runtime import collector, failpoints, logs, metrics
+from runtime import collector, failpoints, logs, metrics, stacks
 from runtime.batches import Batcher
 from runtime.clock import Clock, SystemClock
 from runtime.deadletters import EXIT_CODE, dead_letter
@@ -279,6 +279,7 @@ class Stage:
             loop.add_signal_handler(number, stopping.set)
         loop.set_exception_handler(self._on_loop_error)
         await self.app.start()
+        stacks.on_signal(lambda: (loop, self.app.consumer._thread.thread_loop))
         if self.on_started is not None:
             await self.on_started()
         for function in self._spawned:

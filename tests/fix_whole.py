@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,9 @@ from deploy.stack.supervision import Supervisor
 
 WAIT_S = 120
 """Longest wait for one condition; what takes longest is that a killed worker's partitions go to another, 15 s."""
+STREAMS = ("approval", "audience", "newsletters", "alerts")
+LOG_LINES = 150
+"""Last lines of a process's log that a failure shows."""
 
 
 @dataclass
@@ -48,11 +52,24 @@ class Whole(StackClient):
             if value := condition():
                 return value
             time.sleep(POLL_S)
-        return pytest.fail(f"waited {timeout_s} s in vain for {what}")
+        return pytest.fail(f"waited {timeout_s} s in vain for {what}\n{self.standing()}")
+
+    def standing(self) -> str:
+        """Return what may explain a wait in vain: the groups' lags, the processes, and what the lagging streams are doing."""
+        late = {name: group for name, group in self.groups().items() if group.lag}
+        states = Supervisor(Layout.at(self.home)).states()
+        lines = [f"{name}: {one.state} since {int(time.time()) - one.started_at} s" for name, one in states.items()]
+        lines += [f"{name}: {group.state}, {group.members} members, {group.lag} behind" for name, group in late.items()]
+        for name in STREAMS:
+            if name in late and states[name].pid:
+                os.kill(states[name].pid, signal.SIGUSR2)
+                time.sleep(1.0)  # what it writes, nobody announces
+                lines += [f"== {name}", *Layout.at(self.home).log(name).read_text().splitlines()[-LOG_LINES:]]
+        return "\n".join(lines)
 
     def quiesce(self) -> None:
         """Wait until the streams have processed all that was produced."""
-        self.wait_for(lambda: self.lag("approval", "audience", "newsletters", "alerts") == 0, "the streams to catch up")
+        self.wait_for(lambda: self.lag(*STREAMS) == 0, "the streams to catch up")
 
     def register(self, count: int, **preferences: Any) -> list[str]:
         """Register subscribers with a mail address each and return their ids, once they are applied everywhere."""
