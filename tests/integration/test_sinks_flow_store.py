@@ -228,7 +228,7 @@ async def test_the_command_shows_breakers_rates_and_schedules(database: Settings
         await announcer(pool, log, "webhook").take([changed("open", "aa"), changed("open", "bb"), changed("closed", "aa")])
         await announcer(pool, log, "slack").take([changed("open")])
         assert [n.destination for n in await FlowStore(pool, "webhook").noted()] == ["bb"]
-        await FlowStore(pool, "slack").take("bulk", 1, Rate(20.0, 20.0), 5.0)
+        await FlowStore(pool, "slack").take("bulk", 1, Rate(20.0, 20.0), 60.0)
 
     def show(*options: str) -> str:
         code = "import sys; from runtime.commands import main; sys.argv[0] = 'newswire'; main()"
