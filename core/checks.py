@@ -27,6 +27,10 @@ MINUTES_A_DAY: Final = 1_440
 _SECRET_BYTES: Final = range(24, 65)
 """Standard Webhooks 1.0.0."""
 
+SUBJECT_VALUES: Final = ("newsletter", "title")
+"""What can be filled in in a subject line."""
+SUBJECT_VALUE: Final = re.compile(r"\{([^{}]*)\}")
+
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _LANGUAGE: Final = re.compile(r"[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|\d{3}))?(-([a-z\d]{5,8}|\d[a-z\d]{3}))*")
 _SLUG: Final = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
@@ -48,6 +52,13 @@ def text(longest: int, *, empty: bool = False) -> Check:
         return "contains a NUL character" if "\0" in value else None
 
     return check
+
+
+def subject(value: str) -> str | None:
+    """Check a subject line in which {title} and {newsletter} are filled in."""
+    if not set(SUBJECT_VALUE.findall(value)) <= set(SUBJECT_VALUES):
+        return f"has something else in braces than {_or([f'{{{name}}}' for name in SUBJECT_VALUES])}"
+    return text(200)(value)
 
 
 def one_of(*allowed: str) -> Check:

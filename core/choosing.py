@@ -23,6 +23,9 @@ TEMPERATURE: Final = 0.5
 PROPENSITY_SCALE: Final = 1_000_000
 """Propensities are whole multiples of 1e-6."""
 
+_GAMMA, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+"""Of SplitMix64 (Steele, Lea, Flood 2014)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -37,14 +40,19 @@ class Chosen:
 
 
 def draws(source_id: str, subscribers: Sequence[bytes]) -> npt.NDArray[np.float64]:
-    """Return a number in [0, 1) for each subscriber (any id as bytes): the same for the same source and subscriber, for ever."""
-    prefix = hashlib.sha256(source_id.encode() + b"\n")
-    found = np.empty(len(subscribers), dtype=np.float64)
-    for row, subscriber in enumerate(subscribers):
-        mine = prefix.copy()
-        mine.update(subscriber)
-        found[row] = int.from_bytes(mine.digest()[:6], "big") / 2**48
-    return found
+    """Return a number in [0, 1) for each subscriber (16 bytes): the same for the same source and subscriber, for ever.
+
+    SplitMix64 over the two halves of the id, begun with SHA-256 of the source.
+    """
+    halves = np.frombuffer(b"".join(subscribers), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+    seeds = np.frombuffer(hashlib.sha256(source_id.encode()).digest()[:16], dtype=">u8").astype(np.uint64)
+    state = np.zeros(len(halves), dtype=np.uint64)
+    for half, seed in zip(halves.T, seeds, strict=True):
+        state = (state ^ half ^ seed) + _GAMMA
+        state = (state ^ (state >> np.uint64(30))) * _FIRST
+        state = (state ^ (state >> np.uint64(27))) * _SECOND
+        state ^= state >> np.uint64(31)
+    return np.asarray((state >> np.uint64(11)) / 2**53, dtype=np.float64)
 
 
 def choose(
@@ -58,62 +66,59 @@ def choose(
     """
     rows, width = ranked.candidate.shape
     k = min(k, width)
-    explores = exploration > 0 and k > 0
-    taken = _diverse(ranked.candidate, strongest, k - 1 if explores else k, max(1, int(topic_share * k + 1e-9)))
-    place = np.full((rows, k), width)
-    row, column = np.nonzero(taken)
-    place[row, np.arange(len(row)) - np.searchsorted(row, row)] = column
-    propensity = np.ones((rows, k))
-    if explores and rows:
-        pool = (ranked.candidate >= 0) & ~taken
-        probability = _policy(ranked.score / SCORE_SCALE, pool, exploration)
+    if not rows or not k:
+        none = np.zeros((rows, k), dtype=np.int64)
+        return Chosen(none, none, np.ones((rows, k)))
+    explores, everyone = exploration > 0, np.arange(rows)
+    left = ranked.candidate >= 0
+    place = _diverse(left, strongest[ranked.candidate], k - 1 if explores else k, max(1, int(topic_share * k + 1e-9)))
+    there, propensity = place < width, np.ones((rows, k))
+    if explores:
+        probability = _policy(ranked.score / SCORE_SCALE, left, exploration)
         upto = np.cumsum(probability, axis=1)
-        found = (upto <= drawn[:, None] * upto[:, -1:]).sum(axis=1)
-        last = width - 1 - pool[:, ::-1].argmax(axis=1)
-        found = np.minimum(found, last)
-        some = pool.any(axis=1)
-        place[:, k - 1] = np.where(some, found, width)
-        own = np.rint(probability[np.arange(rows), found] * PROPENSITY_SCALE) / PROPENSITY_SCALE
-        propensity[:, k - 1] = np.where(some, own, 1.0)
-    filled = np.where(place < width, place, 0)
-    there = (place < width) & (np.take_along_axis(ranked.candidate, filled, axis=1) >= 0) if width else place < width
-    return Chosen(
-        np.where(there, np.take_along_axis(ranked.candidate, filled, axis=1), -1) if width else place,
-        np.where(there, np.take_along_axis(ranked.score, filled, axis=1), 0) if width else place,
-        np.where(there, propensity, 1.0),
-    )
+        last = (upto > drawn[:, None] * upto[:, -1:]).argmax(axis=1)
+        some = upto[:, -1] > 0
+        own = np.rint(probability[everyone, last] * PROPENSITY_SCALE) / PROPENSITY_SCALE
+        propensity[:, -1] = np.where(some, own, 1.0)
+        place, there = np.column_stack([place, last]), np.column_stack([there, some])
+    cell = everyone[:, None], np.where(there, place, 0)
+    return Chosen(np.where(there, ranked.candidate[cell], -1), np.where(there, ranked.score[cell], 0), propensity)
 
 
-def _diverse(candidate: Ints, strongest: Ints, k: int, most: int) -> npt.NDArray[np.bool_]:
-    """Return which places are taken (rows, width): the first k, but only `most` of a topic while there are others.
+def _diverse(left: npt.NDArray[np.bool_], topic: Ints, k: int, most: int) -> Ints:
+    """Return k places of each row, in their order: the first, but only `most` of a topic while there are others.
 
-    A place is taken when fewer than `most` of its topic stand before it, until there are k.
+    left (rows, width) says what there is; what is taken is taken out of it. A row that has too few gets the place `width`.
     """
-    rows, width = candidate.shape
-    if not rows or not width or k <= 0:
-        return np.zeros((rows, width), dtype=np.bool_)
-    there, place = candidate >= 0, np.arange(width)
-    topic = np.where(there, strongest[candidate], -1) + 1
-    keys = topic * width + place
-    keys.sort(axis=1)
-    sorted_topic, sorted_place = np.divmod(keys, width)
-    first = np.ones((rows, width), dtype=np.bool_)
-    first[:, 1:] = sorted_topic[:, 1:] != sorted_topic[:, :-1]
-    before = place - np.maximum.accumulate(np.where(first, place, 0), axis=1)
-    fits = np.empty((rows, width), dtype=np.bool_)
-    np.put_along_axis(fits, sorted_place, (before < most) | (sorted_topic == 0), axis=1)
-    fits &= there
-    taken = fits & (np.cumsum(fits, axis=1) <= k)
-    for row in np.flatnonzero(taken.sum(axis=1) < k).tolist():
-        left = np.flatnonzero(~taken[row] & there[row])[: k - int(taken[row].sum())]
-        taken[row, left] = True
-    return taken
+    rows, width = left.shape
+    place = np.full((rows, k), width)
+    everyone, had = np.arange(rows), np.zeros((rows, int(topic.max()) + 2), dtype=np.int64)
+    fitting = left.copy()
+    for number in range(k):
+        first = fitting.argmax(axis=1)
+        mine = topic[everyone, first]
+        some = fitting[everyone, first]
+        left[everyone, first] &= ~some
+        fitting[everyone, first] = False
+        had[everyone, mine] += some
+        full = np.flatnonzero(some & (mine >= 0) & (had[everyone, mine] == most))
+        fitting[full] &= topic[full] != mine[full, None]
+        place[:, number] = np.where(some, first, width)
+    has = (place < width).sum(axis=1)
+    short = np.flatnonzero(has < k)
+    others = left[short] & (np.cumsum(left[short], axis=1) <= k - has[short, None])
+    row, column = np.nonzero(others)
+    nth = np.arange(len(row)) - np.searchsorted(row, row)
+    place[short[row], has[short[row]] + nth] = column
+    left[short[row], column] = False
+    place[short] = np.sort(place[short], axis=1)
+    return place
 
 
 def _policy(scores: npt.NDArray[Any], pool: npt.NDArray[np.bool_], exploration: float) -> npt.NDArray[np.float64]:
     """Return the probability of each place of the pool (rows, width); rows without a pool are zeros."""
     weight = np.exp((scores - scores[:, :1]) / TEMPERATURE) * pool
-    total, size = weight.sum(axis=1, keepdims=True), pool.sum(axis=1, keepdims=True)
-    likely = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
-    evenly = np.divide(pool, size, out=np.zeros_like(weight), where=size > 0)
-    return np.asarray((1 - exploration) * likely + exploration * evenly, dtype=np.float64)
+    total, size = weight.sum(axis=1, keepdims=True), np.count_nonzero(pool, axis=1, keepdims=True)
+    weight *= (1 - exploration) / np.where(total > 0, total, 1)
+    weight += pool * (exploration / np.maximum(size, 1))
+    return np.asarray(weight, dtype=np.float64)

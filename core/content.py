@@ -1,23 +1,23 @@
 """What newsletters choose from: the fold of the content events of one shard.
 
-State: a row a publication, found by publication_id, and the content vectors of each embedding model as one growing array. Others
-know a publication by its row before its content is there, so that the fold does not depend on how topics are interleaved. The
-shards of a process have the same content: its texts are interned, so that they stand in memory once.
+State: a row a publication, found by publication_id, with its content vector. Others know a publication by its row before its
+content is there, so that the fold does not depend on how topics are interleaved. The shards of a process have the same content:
+a publication never changes but is replaced, so that they can share it (`shared`), and it stands in memory once.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from sys import intern
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from core.folding import StateEvent, to_ms
-from core.ranking import padded_topics
-from core.vectors import Floats, unit_rows
+from core.vectors import Floats, Int8s
 
 NEWSLETTER_QUALITY: Final = 0.8
 """Quality must be strictly above this for newsletters."""
@@ -34,9 +34,9 @@ MAX_DIMENSIONS: Final = 4_096
 Rows = npt.NDArray[np.int64]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Content:
-    """One publication as the shard knows it; revision 0 while only its id is known."""
+    """One publication as a shard knows it; revision 0 while only its id is known."""
 
     publication_id: str
     revision: int = 0
@@ -49,50 +49,25 @@ class Content:
     partition: int = 0
     offset: int = 0
     topics: tuple[tuple[str, float], ...] = ()
+    vector_model: str | None = None
+    vector: bytes = b""
+    """int8 values; empty without a model."""
 
-    def as_list(self) -> list[Any]:
-        """Return the fields for packing."""
-        return [getattr(self, name) for name in self.__slots__]
+
+PACKED: Final = tuple(field.name for field in fields(Content))[:-2]
+"""What a packed state lists of a publication; its vector is packed with the others."""
+
+_known: Final[WeakValueDictionary[tuple[str, int], Content]] = WeakValueDictionary()
 
 
-class Vectors:
-    """The content vectors that one embedding model made: int8, a line a publication."""
-
-    def __init__(self, dimensions: int) -> None:
-        self._data = np.zeros((64, dimensions), dtype=np.int8)
-        self._line_of: dict[int, int] = {}
-
-    @classmethod
-    def from_lines(cls, lines: npt.NDArray[np.int8]) -> "Vectors":
-        """Return the vectors of rows 0, 1, ..., as `of` gives them."""
-        vectors = cls(lines.shape[1])
-        for row in np.flatnonzero(lines.any(axis=1)).tolist():
-            vectors.put(row, lines[row].tobytes())
-        return vectors
-
-    @property
-    def dimensions(self) -> int:
-        """How many numbers a vector has."""
-        return self._data.shape[1]
-
-    def put(self, row: int, vector: bytes) -> None:
-        """Keep the vector of a row; it replaces an earlier one."""
-        line = self._line_of.setdefault(row, len(self._line_of))
-        if line == len(self._data):
-            self._data = np.concatenate([self._data, np.zeros((max(64, line // 4), self.dimensions), dtype=np.int8)])
-        self._data[line] = np.frombuffer(vector, dtype=np.int8)
-
-    def drop(self, row: int) -> None:
-        """Forget the vector of a row: its line is one of zeros."""
-        if row in self._line_of:
-            self._data[self._line_of[row]] = 0
-
-    def of(self, rows: Rows) -> npt.NDArray[np.int8]:
-        """Return the vectors of rows (rows, dimensions); zeros where there is none."""
-        lines = np.array([self._line_of.get(row, -1) for row in rows.tolist()], dtype=np.int64)
-        found = self._data[lines]
-        found[lines < 0] = 0
-        return found
+def shared(item: Content) -> Content:
+    """Return an equal publication that another shard of the process has, or this one: they stand in memory once."""
+    key = (item.publication_id, item.revision)
+    known = _known.get(key)
+    if known == item:
+        return known
+    _known[key] = item
+    return item
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +97,9 @@ class Candidates:
     """Sorted; the columns of topics."""
     topics: Floats
     """Unit rows (candidates, topics)."""
-    topic_columns: npt.NDArray[np.int64]
-    topic_weights: Floats
-    """The same as lists, padded; see ranking.padded_topics."""
+    topic_columns: Rows
+    topic_weights: npt.NDArray[np.float64]
+    """The same as lists, as Facts have them."""
     strongest: npt.NDArray[np.int64]
     """Column of the topic of each that weighs most, the first of equals; -1 for none."""
     age_h: npt.NDArray[np.float64]
@@ -143,8 +118,8 @@ class ContentTable:
     def __init__(self) -> None:
         self.items: list[Content] = []
         self.index: dict[str, int] = {}
-        self.vectors: dict[str, Vectors] = {}
-        """By the name of the embedding model."""
+        self.dimensions: dict[str, int] = {}
+        """Of the vectors of each embedding model, by its name: those of the first."""
         self.changes = 0
         """How many events of content were folded: what was worked out holds while this stays the same."""
         self._candidates: tuple[Any, Candidates] | None = None
@@ -168,41 +143,51 @@ class ContentTable:
         value = event.value
         row = self.row(value["publication_id"])
         item = self.items[row]
-        self.changes += 1
         if event.name == "ContentWithdrawn":
-            item.available = False
-            item.retracted |= value["reason"] == "retracted"
+            self.put(row, replace(item, available=False, retracted=item.retracted or value["reason"] == "retracted"))
         elif value["revision"] > item.revision:
-            item.revision, item.available = value["revision"], not item.retracted
-            item.quality, item.content_type = value["quality"], value["content_type"]
-            item.title = intern(" ".join((value.get("title") or "").split())[:MAX_TITLE])
-            item.approved_ms = to_ms(value["approved_at"])
-            item.partition, item.offset = value["content_partition"], value["content_offset"]
-            item.topics = tuple((intern(topic["topic"]), topic["weight"]) for topic in value["topics"])
-            self._put_vector(row, value.get("vector_model"), value.get("vector"))
+            new = Content(
+                item.publication_id,
+                value["revision"],
+                available=not item.retracted,
+                retracted=item.retracted,
+                quality=value["quality"],
+                content_type=value["content_type"],
+                title=" ".join((value.get("title") or "").split())[:MAX_TITLE],
+                approved_ms=to_ms(value["approved_at"]),
+                partition=value["content_partition"],
+                offset=value["content_offset"],
+                topics=tuple((intern(topic["topic"]), topic["weight"]) for topic in value["topics"]),
+            )
+            self.put(row, self._with_vector(new, value.get("vector_model"), value.get("vector")))
         return True
 
-    def _put_vector(self, row: int, model: str | None, vector: bytes | None) -> None:
-        """Keep a vector; one whose length is not that of its model's others is none."""
-        for known in self.vectors.values():
-            known.drop(row)
-        if model and vector and len(vector) <= MAX_DIMENSIONS:
-            vectors = self.vectors.setdefault(model, Vectors(len(vector)))
-            if vectors.dimensions == len(vector):
-                vectors.put(row, vector)
+    def put(self, row: int, item: Content) -> None:
+        """Replace what is known of a row's publication."""
+        self.items[row] = shared(item)
+        self.changes += 1
+
+    def _with_vector(self, item: Content, model: str | None, vector: bytes | None) -> Content:
+        """Return a publication with its vector; one whose length is not that of its model's others, or of zeros, is none."""
+        if not model or not vector or not vector.strip(b"\0") or len(vector) > MAX_DIMENSIONS:
+            return item
+        if self.dimensions.setdefault(model, len(vector)) != len(vector):
+            return item
+        return replace(item, vector_model=intern(model), vector=bytes(vector))
+
+    def vectors(self, model: str | None, rows: Rows) -> Int8s:
+        """Return the vectors that an embedding model made of rows (rows, dimensions); zeros where there is none."""
+        size = self.dimensions.get(model or "", 0)
+        items, none = [self.items[row] for row in rows.tolist()], bytes(size)
+        raw = b"".join([item.vector if item.vector_model == model else none for item in items])
+        return np.frombuffer(raw, dtype=np.int8).reshape(len(rows), size)
 
     def facts(self) -> Facts:
         """Return what is known of all publications; the last answer is kept until something changes."""
         asked = (self.changes, len(self.items))
         if self._facts is None or self._facts[0] != asked:
             names = sorted({topic for item in self.items for topic, _ in item.topics})
-            place = {name: number for number, name in enumerate(names)}
-            width = max((len(item.topics) for item in self.items), default=0)
-            columns, weights = np.zeros((len(self.items), width), dtype=np.int64), np.zeros((len(self.items), width))
-            for row, item in enumerate(self.items):
-                length = sum(weight * weight for _, weight in item.topics) ** 0.5
-                for number, (topic, weight) in enumerate(item.topics):
-                    columns[row, number], weights[row, number] = place[topic], weight / length
+            columns, weights = topic_lists(self.items, names)
             order = np.empty(len(self.items), dtype=np.int64)
             order[sorted(range(len(self.items)), key=lambda row: self.items[row].publication_id)] = np.arange(len(self.items))
             approved_ms = np.array([item.approved_ms for item in self.items], dtype=np.int64)
@@ -212,9 +197,9 @@ class ContentTable:
 
     def vector_model(self, rows: Rows) -> str | None:
         """Return the embedding model that most of these rows have a vector of, None when none has one; ties by name."""
-        counts = Counter({name: int(vectors.of(rows).any(axis=1).sum()) for name, vectors in self.vectors.items()})
-        best = min(counts, key=lambda name: (-counts[name], name), default=None)
-        return best if best is not None and counts[best] else None
+        models = [self.items[row].vector_model for row in rows.tolist()]
+        counts = Counter(name for name in models if name is not None)
+        return min(counts, key=lambda name: (-counts[name], name), default=None)
 
     def candidates(self, *, slot_ms: int, max_age_h: float, min_quality: float, content_types: Collection[str]) -> Candidates:
         """Return what may be chosen at a slot: available, quality strictly above the gate, of these types, young enough.
@@ -240,20 +225,28 @@ class ContentTable:
         rows = [row for _, row in sorted(found)]
         chosen = [self.items[row] for row in rows]
         names = sorted({topic for item in chosen for topic, _ in item.topics})
-        column = {name: position for position, name in enumerate(names)}
-        lists = [[(column[topic], weight) for topic, weight in item.topics] for item in chosen]
-        matrix = np.zeros((len(chosen), len(names)), dtype=np.float32)
-        for place, pairs in enumerate(lists):
-            for position, weight in pairs:
-                matrix[place, position] = weight
-        columns, weights = padded_topics(lists)
+        columns, weights = topic_lists(chosen, names)
+        matrix, (owners, places) = np.zeros((len(chosen), len(names)), dtype=np.float32), np.nonzero(weights)
+        matrix[owners, columns[owners, places]] = weights[owners, places]
         return Candidates(
             index=np.array(rows, dtype=np.int64),
             topic_names=names,
-            topics=unit_rows(matrix),
+            topics=matrix,
             topic_columns=columns,
             topic_weights=weights,
             strongest=np.where(matrix.any(axis=1), matrix.argmax(axis=1), -1) if names else np.full(len(rows), -1),
             age_h=np.array([(slot_ms - item.approved_ms) / 3_600_000 for item in chosen]),
             digest=hashlib.sha256("".join(f"{item.publication_id}/{item.revision}\n" for item in chosen).encode()).hexdigest(),
         )
+
+
+def topic_lists(items: Sequence[Content], names: Sequence[str]) -> tuple[Rows, npt.NDArray[np.float64]]:
+    """Return the topics of publications as places in names and weights of length 1 (L2), padded with 0 (items, longest list)."""
+    place = {name: number for number, name in enumerate(names)}
+    counts = np.array([len(item.topics) for item in items], dtype=np.int64)
+    there = np.arange(counts.max(initial=1)) < counts[:, None]
+    columns, weights = np.zeros(there.shape, dtype=np.int64), np.zeros(there.shape)
+    columns[there] = [place[topic] for item in items for topic, _ in item.topics]
+    weights[there] = [weight for item in items for _, weight in item.topics]
+    length = np.sqrt(np.square(weights).sum(axis=1, keepdims=True))
+    return columns, np.divide(weights, length, out=weights, where=length > 0)

@@ -122,7 +122,8 @@ def decide_newsletter(
     if slot["test_subscriber"] is not None:  # a source of one person, in one shard
         place, rows = replace(place, shards=1), registered_row(table, slot["test_subscriber"])
         population = len(rows)
-    rankings = [rules_of(rules, variant)["ranking"] for variant in range(len(rules["variants"]))] or [rules["ranking"]]
+    each = [rules_of(rules, variant) for variant in range(len(rules["variants"]))] or [rules]
+    rankings = [one["ranking"] for one in each]
     issues = work_out_issues(state, slot, rows, now, space)
     channels, languages, groups, reasons = Table(), Table(), Table(), Table()
     publications, chosen = _chosen(state, issues, channels, languages, groups, reasons)
@@ -150,6 +151,7 @@ def decide_newsletter(
         "chosen": chosen,
         "gated": gated,
         "variants": [variant["name"] for variant in rules["variants"]],
+        "looks": [{"subject": one["subject"], "template": one["template"]} for one in each],
     }
     check_decision(value)
     return value
@@ -163,16 +165,20 @@ def _chosen(
     verdicts = issues.verdicts[issues.readers, :NO_CHANNEL_COLUMN] == CHOSEN
     column_of = np.where(verdicts.any(axis=1), verdicts.argmax(axis=1), -1)
     language_of = table.column("language")[rows[issues.readers]].tolist()
-    picked = issues.picked
-    used, publication_of = _indexes(picked.candidate, picked.candidate)
-    used_reasons, place_of = _indexes(picked.reason, picked.candidate)
-    reason_of = np.array([*(reasons.of(picked.texts[code]) for code in used_reasons), 0])[place_of]
-    items = picked.candidate.shape[1] - (picked.candidate < 0).sum(axis=1)
-    columns = (publication_of, picked.score, reason_of, picked.propensity, items)
-    lists = zip(*(column.tolist() for column in columns), strict=True)
+    picked, items = issues.picked, (issues.picked.candidate >= 0).sum(axis=1)
+    used, publication_of = _indexes(picked.candidate, picked.candidate, len(issues.candidates.index))
+    used_reasons, place_of = _indexes(picked.reason, picked.candidate, len(picked.texts))
+    reason_of = np.array([reasons.of(picked.texts[code]) for code in used_reasons] or [0])[place_of]
+    columns = (publication_of, picked.score, reason_of, picked.propensity)
+    every = [
+        {"publication": publication, "score": score, "reason": reason, "propensity": propensity}
+        for publication, score, reason, propensity in zip(*(column.ravel().tolist() for column in columns), strict=True)
+    ]
+    starts = range(0, len(every) + 1, max(picked.candidate.shape[1], 1))
     chosen = []
-    for reader, (of_publication, of_score, of_reason, of_propensity, count) in enumerate(lists):
-        column, position = int(column_of[reader]), int(issues.readers[reader])
+    for column, language, position, start, count in zip(
+        column_of.tolist(), language_of, issues.readers.tolist(), starts, items.tolist(), strict=False
+    ):
         if column < 0:
             continue
         row = int(rows[position])
@@ -181,24 +187,21 @@ def _chosen(
                 "subscriber": table.ids[row],
                 "channel": channels.of(CHANNELS[column]),
                 "address": table.addresses[row][column],
-                "language": languages.of(table.languages.names[language_of[reader]]),
+                "language": languages.of(table.languages.names[language]),
                 "issue_group": groups.of(issues.groups[int(issues.group[position])]),
-                "items": [
-                    {"publication": publication, "score": score, "reason": reason, "propensity": propensity}
-                    for publication, score, reason, propensity in zip(
-                        of_publication[:count], of_score[:count], of_reason[:count], of_propensity[:count], strict=True
-                    )
-                ],
+                "items": every[start : start + count],
                 "variant": int(issues.variant[position]),
             }
         )
     return [_publication(state.content.items[issues.candidates.index[candidate]]) for candidate in used], chosen
 
 
-def _indexes(values: Rows, candidate: Rows) -> tuple[list[int], Rows]:
-    """Return the values that occur where there is a candidate, sorted, and each value's place among them."""
-    used = np.unique(values[candidate >= 0])
-    return used.tolist(), np.searchsorted(used, values)
+def _indexes(values: Rows, candidate: Rows, size: int) -> tuple[list[int], Rows]:
+    """Return the values, below size, that occur where there is a candidate, sorted, and each value's place among them."""
+    occurs = np.zeros(size + 1, dtype=np.bool_)
+    occurs[values[candidate >= 0]] = True
+    place = np.cumsum(occurs) - 1
+    return np.flatnonzero(occurs).tolist(), place[values]
 
 
 def _publication(item: Content) -> dict[str, Any]:

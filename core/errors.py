@@ -7,6 +7,7 @@ NewswireError
 │   ├── UnknownSchema, WrongTopic, Truncated, TrailingBytes, WrongType, WrongPartition, BadHeaders
 ├── PlaintextRefused    a personal field that was not encrypted (a programming error that must not reach a log)
 ├── KeyDestroyed        the subject's data key does not exist any more
+├── RenderingFailed     a template that was found sound cannot be filled with a message's own values
 ├── SetupError          something on this machine is missing or in use; one sentence that says what to do
 └── Unavailable         a dependency does not answer; retried, and the process ends when it lasts
 """
@@ -82,6 +83,10 @@ class PlaintextRefused(NewswireError):
 
 class KeyDestroyed(NewswireError):
     """The subject's data key was destroyed; the ciphertext cannot be read by anyone."""
+
+
+class RenderingFailed(NewswireError):
+    """A template cannot be filled with these values; the message says why, as the template engine does."""
 
 
 class SetupError(NewswireError):

@@ -1,7 +1,7 @@
 """Fan-out's pure part: one decision becomes its deliveries, any number of times with the same values.
 
 Every id is deterministic, and nothing is decided here. The cause of a newsletter's delivery is the issue, not the slot, so that
-two slots can never deliver the same issue twice.
+two slots can never deliver the same issue twice. Subject and template are the decision's, whatever the newsletter is by then.
 """
 
 import hashlib
@@ -47,6 +47,9 @@ _SHARED: Final = (
     "decided_at",
 )
 
+_NO_LOOK: Final = {"subject": "", "template": ""}
+"""Of an alert, whose text is its own."""
+
 
 def expand(value: Mapping[str, Any], partition: int, offset: int) -> Iterator[dict[str, Any]]:
     """Yield the value of DeliveryRequested for each chosen delivery of an AudienceDecided that is at this position."""
@@ -80,12 +83,13 @@ def own_fields(value: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Mappi
     day = not_after.astimezone(UTC).strftime("%Y%m%d")
     issue_of, delivery_of = _ids("issue"), _ids("delivery")
     channels, languages, groups = value["channels"], value["languages"], value["issue_groups"]
-    variants = value["variants"]
+    variants, looks = value["variants"], value["looks"] or [_NO_LOOK]
     for entry in value["chosen"]:
         subscriber_id = _dashed(entry["subscriber"].hex())
         channel = channels[entry["channel"]]
         group = groups[entry["issue_group"]] if entry["issue_group"] >= 0 else None
         cause_id = source_id if group is None else issue_of(subscriber_id, newsletter_id, group)
+        look = looks[entry["variant"]]  # without an experiment the variant is -1, and there is one look
         own = {
             "delivery_id": f"{day}-{delivery_of(cause_id, kind, subscriber_id, channel)}",
             "subscriber_id": subscriber_id,
@@ -95,5 +99,7 @@ def own_fields(value: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Mappi
             "address": entry["address"],
             "language": languages[entry["language"]],
             "variant": variants[entry["variant"]] if entry["variant"] >= 0 else None,
+            "subject": look["subject"],
+            "template": look["template"],
         }
         yield own, entry

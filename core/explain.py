@@ -16,6 +16,7 @@ from core.deciding import Issues, work_out_issues
 from core.explain_due import about_the_hour, why_not_due
 from core.names import CHANNELS, GATE_REASONS, NO_CHANNEL
 from core.newsletter_state import NewsletterState
+from core.rendering.latex import readable
 from core.rendering.phrases import reason_text
 from core.space import Space
 from core.subscribers import SubscriberTable
@@ -82,7 +83,8 @@ def _items(state: NewsletterState, issues: Issues) -> list[str]:
     for number, (candidate, code) in enumerate(zip(picked.candidate[0].tolist(), picked.reason[0].tolist(), strict=True), 1):
         if candidate >= 0:
             item = state.content.items[issues.candidates.index[candidate]]
-            found.append(f"{number}. {item.title or item.publication_id}: {reason_text(picked.texts[code], 'en')}.")
+            title = readable(item.title) or item.publication_id
+            found.append(f"{number}. {title}: {reason_text(picked.texts[code], 'en')}.")
     return found
 
 

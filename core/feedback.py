@@ -4,7 +4,7 @@ States are compared by rank (core/names.py), never by arrival, so that any order
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -13,7 +13,8 @@ from core.names import STATE_RANK
 AUTOMATIC_REPLY: Final = "Transient/General"
 """Class of bounce that an out-of-office reply gets as well (SES, "Bounce types"): it says nothing about the delivery, and
 taking it for a failure would make the end depend on whether the delivery notice came before it."""
-NEVER_SENT: Final = ("Reject/", "RenderingFailure/")
+NO_MESSAGE: Final = "RenderingFailure/"
+NEVER_SENT: Final = ("Reject/", NO_MESSAGE)
 """Beginnings of the class when the provider itself gave the message up after it had taken it."""
 
 
@@ -25,6 +26,8 @@ class Effect:
     reason: str | None = None
     suppress: str | None = None
     """bounced, complained or disabled: the reason of ChannelUnlinked."""
+    error: str = field(default="", compare=False, repr=False)
+    """What the provider said, as it said it."""
 
 
 _NOTHING: Final = Effect()
@@ -48,10 +51,10 @@ def effect_of(name: str, value: Mapping[str, Any]) -> Effect:
 
 def _bounced(permanent: bool, detail: str) -> Effect:
     if detail.startswith(NEVER_SENT):
-        return Effect("failed", "rejected")
+        return Effect("failed", "rendering" if detail.startswith(NO_MESSAGE) else "rejected", error=detail)
     if permanent:
-        return Effect("failed", "bounced", "bounced")
-    return _NOTHING if detail == AUTOMATIC_REPLY else Effect("failed", "bounced")
+        return Effect("failed", "bounced", "bounced", detail)
+    return _NOTHING if detail == AUTOMATIC_REPLY else Effect("failed", "bounced", error=detail)
 
 
 def stronger(first: Effect, second: Effect) -> Effect:

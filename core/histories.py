@@ -18,15 +18,13 @@ import numpy.typing as npt
 from core.evidence import engagement_weight, scanned
 from core.folding import StateEvent, to_ms
 from core.ranking import COUNTER_HALF_LIFE_D, decay
+from core.readership import LISTED_MS, SCALE
 
 MAX_ENTRIES: Final = 400
 """Entries kept a subscriber, the newest: with a half-life of 30 days older ones weigh little, and memory stays bounded."""
 
-SHARE_SCALE: Final = 65_536
-"""Engagement counters are sums of whole multiples of 1/65536, so that they do not depend on the order of subscribers."""
-
 SUM_KEYS: Final = 4_096
-"""Subscribers whose histories are joined at once for the counters: 13 kB each at most."""
+"""Subscribers whose histories are joined at once to be counted: 13 kB each at most."""
 
 ENTRY: Final = np.dtype(
     [
@@ -55,7 +53,6 @@ class Histories:
         self._of: dict[bytes, bytes] = {}
         self.changes = 0
         """How often something changed: what was worked out from all of it holds while this stays the same."""
-        self._counters: tuple[tuple[int, int, int], npt.NDArray[np.float64]] | None = None
 
     def apply(self, event: StateEvent, key: bytes, publication: int) -> None:
         """Fold one event of the engagements topic about a row of the ContentTable."""
@@ -80,20 +77,25 @@ class Histories:
         counts = entries["counts"] == 1
         return owner[counts], entries[counts]
 
-    def counters(self, rows: int, now_ms: int) -> npt.NDArray[np.float64]:
-        """Return e_c of each publication (rows): the engagement of this shard's subscribers with a half-life of 3 days.
+    def counts(self, now_ms: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Return how much these subscribers read each publication, see core.readership: row, as_of_ms and reads.
 
-        The chunks of a slot ask for the same, so the last answer is kept.
+        What was engaged with after now, by a clock that is wrong, counts when it is then; what nobody engaged with for LISTED_MS
+        is left out. May run in a thread beside the fold: what comes meanwhile counts or does not.
         """
-        asked = (self.changes, rows, now_ms)
-        if self._counters is None or self._counters[0] != asked:
-            total, keys = np.zeros(rows), self.keys()
-            for start in range(0, len(keys), SUM_KEYS):
-                _, entries = self.of_all(keys[start : start + SUM_KEYS])
-                share = entries["weight"] * decay(now_ms - entries["at_ms"], COUNTER_HALF_LIFE_D)
-                total += np.bincount(entries["publication"], np.rint(share * SHARE_SCALE), minlength=rows)
-            self._counters = (asked, total / SHARE_SCALE)
-        return self._counters[1]
+        keys, parts = list(self._of), [(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))]
+        for start in range(0, len(keys), SUM_KEYS):
+            entries = np.frombuffer(b"".join(self._of.get(key, b"") for key in keys[start : start + SUM_KEYS]), dtype=ENTRY)
+            counts = (entries["counts"] == 1) & (entries["at_ms"] <= now_ms)
+            parts.append((entries["publication"][counts], entries["at_ms"][counts], entries["weight"][counts]))
+        publication, at_ms, weight = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        rows = int(publication.max(initial=-1)) + 1
+        as_of_ms = np.zeros(rows, dtype=np.int64)
+        np.maximum.at(as_of_ms, publication, at_ms)
+        share = weight * decay(as_of_ms[publication] - at_ms, COUNTER_HALF_LIFE_D)
+        reads = np.bincount(publication, np.rint(share * SCALE), minlength=rows) / SCALE
+        listed = np.flatnonzero(as_of_ms > now_ms - LISTED_MS)
+        return listed, as_of_ms[listed], reads[listed]
 
     def before(self, at_ms: int) -> "Histories":
         """Return what was engaged with before an instant: what a model that is to be judged may know."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from core.packing import pack, unpack
 from core.ranking import BATCH_ROWS
-from core.sparse import Ints, SparseRows, product, sparse_rows
+from core.sparse import Ints, SparseRows, product, sparse_rows, weighted_sums
 from core.vectors import Floats, Int8s, centred, unit_rows
 
 FORMAT: Final = 1
@@ -46,8 +46,12 @@ CARRY_ROWS: Final = 64
 TITLE_CHARACTERS: Final = 1_000
 """Of a title, those that are looked at."""
 
-OWN_PART: Final = 8.0
-"""What the column of a fitted item itself weighs in its own: about what those of NEIGHBOURS weigh together."""
+OWN_PART: Final = 16.0
+"""What the column of a fitted item itself weighs in its own: some twice of what those of NEIGHBOURS weigh together."""
+
+MOST_WEIGHT: Final = 1.0
+"""Of an entry of a history where it stands for what was read together: to have saved something says no more than to have read
+it about what else one reads."""
 
 _WORD: Final = re.compile(r"\w\w+")
 
@@ -67,7 +71,7 @@ class Sigmas:
     meaning: float = 0.15
     topics: float = 0.4
     factors: float = 0.1
-    reading: float = 0.05
+    reading: float = 0.1
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -174,10 +178,11 @@ class Model:
         """Return the factor of each reader as unit rows (readers, F); zeros for who read no fitted item.
 
         The histories are flat and sorted by owner: owner (entries) is the reader's row, item (entries) a place in `items`.
+        A weight counts MOST_WEIGHT at most.
         """
         rows = -(-readers // BATCH_ROWS) * BATCH_ROWS
         sums = np.zeros((rows, self.factors.shape[1]), dtype=np.float32)
-        sums[:readers] = weighted_sums(self.factors, owner, item, weight, readers)
+        sums[:readers] = weighted_sums(self.factors, owner, item, np.minimum(weight, MOST_WEIGHT), readers)
         parts = [sums[start : start + BATCH_ROWS] @ self.fold for start in range(0, rows, BATCH_ROWS)]
         return unit_rows(np.concatenate(parts)[:readers] if parts else sums)
 
@@ -371,24 +376,3 @@ def unit_sparse(rows: Sequence[Sequence[tuple[str, float]]], index: Mapping[str,
     length = np.sqrt(np.bincount(cells // width, sums**2, minlength=len(rows)))[cells // width]
     values = np.divide(sums, length, out=np.zeros_like(sums), where=length > 0)
     return sparse_rows(cells // width, cells % width, values, (len(rows), len(index)))
-
-
-def weighted_sums(table: Floats, owner: Ints, line: Ints, weight: npt.NDArray[Any], rows: int) -> Floats:
-    """Return Σ weight·table[line] of each owner (rows, columns of the table); entries are sorted by owner.
-
-    Each owner's entries are added one after the other, all owners side by side: the sums stay in the cache, and do not depend on
-    who else is there.
-    """
-    sums = np.zeros((rows, table.shape[1]), dtype=np.float32)
-    first = np.flatnonzero(np.diff(owner, prepend=-1))
-    counts = np.diff(np.append(first, len(owner)))
-    longest = np.argsort(-counts, kind="stable")
-    first, counts, weights = first[longest], counts[longest], np.asarray(weight, dtype=np.float32)
-    added = np.zeros((len(first), table.shape[1]), dtype=np.float32)
-    for place in range(int(counts.max(initial=0))):
-        entries = first[: np.searchsorted(-counts, -place)] + place
-        terms = table[line[entries]]
-        terms *= weights[entries, None]
-        added[: len(entries)] += terms
-    sums[owner[first]] = added
-    return sums

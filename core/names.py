@@ -21,6 +21,9 @@ CADENCES: Final = ("weekdays", "monthly", "hours")
 """How a newsletter's issues follow one another."""
 USUAL_HOUR: Final = -2
 """A subscriber's local_minute that says: when I usually read."""
+PREVIEW_RECIPIENTS: Final = {"email": "preview@newswire.example", "slack": "preview", "discord": "1", "webhook": "preview"}
+"""Who gets a preview in the sandbox, by channel: nobody."""
+
 RANKINGS: Final = ("blend", "topics", "recent")
 """Policies by which the items of an issue are chosen."""
 NOTICE: Final = "notice"
@@ -80,6 +83,7 @@ FAILURE_REASONS: Final = {
     "unauthorized": "the provider refused the credentials",
     "too_large": "the message exceeds the provider's limits",
     "content_missing": "the content could not be read at its recorded position",
+    "rendering": "no message could be made from its template",
     "attempts_exhausted": "every attempt was refused for a passing reason until it expired",
     "bounced": "the message came back",
     "complained": "the recipient called it spam",

@@ -1,28 +1,33 @@
-"""Newsletters: who gets which issue. State: the subscribers of a shard, the content, engagements, and what each was given.
+"""Newsletters: who gets which issue. State: the subscribers of a shard, the content and how much it is read, engagements, and
+what each was given.
 
 Pure; the stage `streams/newsletters.py` does the reading and writing. A slot concerns who subscribed, matches the newsletter's
 audience, and is due (core/due.py). Gates, the first that holds counts: expired, holiday, paused, no_channel, empty_issue.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from sys import intern
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from core import subscribers
-from core.content import Content, ContentTable, Vectors
+from core.content import PACKED, Content, ContentTable
 from core.folding import StateEvent, to_ms
 from core.given import Given
 from core.histories import Histories, is_engagement
 from core.ids import is_test
 from core.issued import LastIssues
 from core.packing import pack, pack_bytes, unpack, unpack_bytes
+from core.ranking import COUNTER_HALF_LIFE_D, decay
+from core.readership import MOST, Count, Readership, of_items
 from core.rules import obeys
 from core.subscribers import SubscriberTable, subscriber_key
 from core.verdicts import DAY_MS, Remembered, Rows
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of the packed state."""
 
 SNAPSHOT_FORMAT: Final = FORMAT * 100 + subscribers.FORMAT
@@ -42,6 +47,7 @@ class NewsletterState:
         self.table = SubscriberTable()
         self.content = ContentTable()
         self.histories = Histories()
+        self.readership = Readership()
         self.decided = Remembered()
         self.issued = LastIssues()
         self._given = Given()
@@ -56,6 +62,8 @@ class NewsletterState:
             self._apply_decided(event.value)
         elif is_engagement(event.name):
             self._engaged(event)
+        elif event.name == "ContentRead":
+            self._counted(event.value)
         else:
             self.content.apply(event)
 
@@ -72,6 +80,25 @@ class NewsletterState:
         row = self.table.row_of.get(key)
         if row is None or not self.table.column("erased")[row]:
             self.histories.apply(event, key, publication)
+
+    def _counted(self, value: Mapping[str, Any]) -> None:
+        if value["replaces"]:
+            self.readership.clear()
+        counts = of_items(value["counts"])
+        rows = np.array([self.content.row(publication_id) for publication_id in counts], dtype=np.int64)
+        as_of_ms = np.array([count.as_of_ms for count in counts.values()], dtype=np.int64)
+        self.readership.put(rows, as_of_ms, np.array([count.reads for count in counts.values()], dtype=np.float64))
+
+    def own_counts(self, now_ms: int) -> dict[str, Count]:
+        """Return how much the subscribers of this shard read what may be chosen; the MOST read when there are more."""
+        rows, as_of_ms, reads = self.histories.counts(now_ms)
+        items, left = self.content.items, reads * decay(now_ms - as_of_ms, COUNTER_HALF_LIFE_D)
+        found = [
+            (-rest, items[row].publication_id, Count(at_ms, count))
+            for row, at_ms, count, rest in zip(rows.tolist(), as_of_ms.tolist(), reads.tolist(), left.tolist(), strict=True)
+            if items[row].available
+        ]
+        return {publication_id: count for _, publication_id, count in sorted(found)[:MOST]}
 
     def _apply_decided(self, value: Mapping[str, Any]) -> None:
         at_ms = to_ms(value["slot_at"]) if value["source_kind"] == "newsletter" else 0
@@ -113,20 +140,21 @@ class NewsletterState:
         )
         place_of = {row: place for place, row in enumerate(kept)}
         given = self.given(rows, np.array(kept, dtype=np.int64))
+        read_as_of, reads = self.readership.dump(np.array(kept, dtype=np.int64))
         readers, entries, engaged = self.histories.dump(place_of)
         packed, lengths = pack_bytes([self.table.dump(), self.issued.dump(rows, len(self.table))])
         head: dict[str, Any] = {
             "format": FORMAT,
             "newest_ms": self._newest_ms,
             "decided": self.decided.as_list(),
-            "content": [self.content.items[row].as_list() for row in kept],
-            "vectors": sorted(self.content.vectors),
+            "content": [[getattr(self.content.items[row], name) for name in PACKED] for row in kept],
+            "vectors": sorted(self.content.dimensions),
         }
         given_bits = np.packbits(given, axis=1, bitorder="little")
         arrays: dict[str, Any] = {"table": packed, "lengths": lengths, "given": given_bits}
-        arrays |= {"readers": readers, "entries": entries, "engaged": engaged}
+        arrays |= {"readers": readers, "entries": entries, "engaged": engaged, "read_as_of": read_as_of, "reads": reads}
         for number, name in enumerate(head["vectors"]):
-            arrays[f"vectors{number}"] = self.content.vectors[name].of(np.array(kept, dtype=np.int64))
+            arrays[f"vectors{number}"] = self.content.vectors(name, np.array(kept, dtype=np.int64))
         return pack(head, arrays)
 
     def load(self, data: bytes) -> None:
@@ -139,14 +167,16 @@ class NewsletterState:
         self.table.load(table)
         self.issued.load(issued)
         self.decided, self._newest_ms = Remembered.from_list(head["decided"]), head["newest_ms"]
-        for fields in head["content"]:
-            item = Content(*fields)
-            item.topics = tuple((topic, weight) for topic, weight in item.topics)
-            self.content.items[self.content.row(item.publication_id)] = item
+        lines = {name: arrays[f"vectors{number}"] for number, name in enumerate(head["vectors"])}
+        self.content.dimensions = {name: line.shape[1] for name, line in lines.items()}
+        for number, values in enumerate(head["content"]):
+            plain: dict[str, Any] = dict(zip(PACKED, values, strict=True))
+            item = Content(**plain | {"topics": tuple((intern(topic), weight) for topic, weight in plain["topics"])})
+            name = next((name for name, line in lines.items() if line[number].any()), None)
+            vector = lines[name][number].tobytes() if name is not None else b""
+            self.content.put(self.content.row(item.publication_id), replace(item, vector_model=name, vector=vector))
         self.histories.load(arrays["readers"], arrays["entries"], arrays["engaged"])
-        for number, name in enumerate(head["vectors"]):
-            self.content.vectors[name] = Vectors.from_lines(arrays[f"vectors{number}"])
-        self.content.changes += 1
+        self.readership.put(np.arange(len(head["content"])), arrays["read_as_of"], arrays["reads"])
         self._given = Given.from_bits(arrays["given"])
 
 

@@ -1,9 +1,10 @@
 """Outcomes of one delivery: what a sink made of it, as values. An expected failure is never an exception.
 
-Each outcome stands for a state of the ledger and, but for Retry, for one event of delivery-status.
+Each outcome stands for a state of the ledger and, but for Retry, for one event of delivery-status. `error` is what the provider
+said, as it said it: it may hold personal data, so it is compared and shown nowhere before core/redacting.py has seen it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -33,6 +34,7 @@ class Retry:
 
     after_s: float
     reason: str
+    error: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert self.after_s >= 0, self.after_s
@@ -43,6 +45,7 @@ class Dead:
     """The provider refused it for good."""
 
     reason: str
+    error: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert self.reason in FAILURE_REASONS, self.reason
@@ -53,12 +56,21 @@ class Unknown:
     """A call began and its answer is not known: the message may or may not have arrived."""
 
     reason: str
+    error: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert self.reason in UNKNOWN_REASONS, self.reason
 
 
-Outcome = Sent | Skipped | Retry | Dead | Unknown
+Refusal = Retry | Dead | Unknown
+"""What a call that did not succeed comes to."""
+Outcome = Sent | Skipped | Refusal
+
+
+def told(outcome: Refusal, error: str) -> Refusal:
+    """Return an outcome with what the provider said about it."""
+    return replace(outcome, error=error)
+
 
 RETRY_STATE: Final = "retry"
 """State of the ledger for a parked delivery; to readers of delivery-status it is still pending."""

@@ -15,7 +15,7 @@ from core.content import Candidates, ContentTable, Rows
 from core.folding import to_ms
 from core.newsletter_state import NewsletterState
 from core.profiles import Reading, TopicLists, read_by
-from core.ranking import BATCH_ROWS, best, freshness, interest
+from core.ranking import BATCH_ROWS, Ranked, best, freshness, interest
 from core.reasons import Batch, Texts, much_read, reasons
 from core.relevance import Readers, relevance
 from core.space import Candidacy, Space, keys_of
@@ -23,6 +23,9 @@ from core.vectors import Floats, unit_rows
 
 POLICY_IDS: Final[Mapping[str, str]] = {"blend": "blend-1", "topics": "topics-1", "recent": "recent-1"}
 """By the policy of a newsletter (core.names.RANKINGS), its name and version as decisions record it."""
+
+READERS: Final = 1_024
+"""Readers whose issues are put together at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Picker:
     ) -> None:
         self._state, self._slot, self._policy, self._space = state, slot, policy, space
         self._candidates, self._now_ms = candidates, to_ms(slot["slot_at"])
-        engagement = state.histories.counters(len(state.content.items), self._now_ms)[candidates.index]
+        engagement = state.readership.of(candidates.index, self._now_ms)
         self._popular = much_read(engagement)
         counts = engagement if policy != "recent" else np.zeros(len(engagement))
         self._fresh = freshness(counts, candidates.age_h, slot["rules"]["half_life_h"])
@@ -68,9 +71,9 @@ class Picker:
         k = min(self._slot["rules"]["max_items"], len(self._candidates.index))
         none = np.zeros((0, k), dtype=np.int64)
         chosen, codes = [Chosen(none, none, none.astype(np.float64))], [none]
-        for start in range(0, len(rows), BATCH_ROWS):
-            stop = min(start + BATCH_ROWS, len(rows))
-            picked, why = self._batch(rows[start:stop], keys[start:stop], reading.part(start, stop), shelf, texts)
+        for start in range(0, len(rows), READERS):
+            stop = min(start + READERS, len(rows))
+            picked, why = self._issues(rows[start:stop], keys[start:stop], reading.part(start, stop), shelf, texts)
             chosen.append(picked)
             codes.append(why)
         return Picked(
@@ -99,25 +102,24 @@ class Picker:
         candidate_of[self._candidates.index] = np.arange(len(self._candidates.index))
         return _Read(topics, vectors, lines, fitted, place_of, candidate_of[reading.rows])
 
-    def _batch(self, rows: Rows, keys: list[bytes], reading: Reading, read: "_Read", texts: Texts) -> tuple[Chosen, Rows]:
-        """Return the items of a batch and their reasons."""
+    def _issues(self, rows: Rows, keys: list[bytes], reading: Reading, read: "_Read", texts: Texts) -> tuple[Chosen, Rows]:
+        """Return the items of some readers and their reasons."""
         rules, candidates, candidacy = self._slot["rules"], self._candidates, self._candidacy
         declared = np.zeros((len(rows), len(self._column)), dtype=np.float32)
         declared[:, self._mine] = self._state.table.column("topics")[rows, : len(self._mine)]
         meant = reading.sums(read.vectors)
         readers = self._readers(declared, meant, reading, read)
-        found = relevance(readers, candidacy.shelf)
         excluded = self._state.given(rows, candidates.index) & (self._slot["test_subscriber"] is None)
         known = read.candidate[reading.place] >= 0
         excluded[reading.owner[known], read.candidate[reading.place[known]]] = True
         drawn = draws(self._slot["source_id"], keys)
-        ranked = best(found.scores, self._fresh, excluded, POOL)
+        ranked = self._ranked(readers, excluded)
         chosen = choose(ranked, candidates.strongest, rules["max_items"], rules["topic_share"], rules["exploration"], drawn)
         batch = Batch(
             candidates=candidates,
             readers=readers,
             reading=reading,
-            found=found,
+            postings=candidacy.shelf.postings,
             sigmas=candidacy.shelf.sigmas,
             declared=declared[:, self._wanted] > 0,
             lengths=np.sqrt(np.einsum("ij,ij->i", meant, meant)),
@@ -126,6 +128,15 @@ class Picker:
             place_of=read.place_of,
         )
         return chosen, reasons(batch, chosen.candidate, chosen.propensity < 1, self._popular, texts)
+
+    def _ranked(self, readers: Readers, excluded: npt.NDArray[np.bool_]) -> Ranked:
+        """Return the best candidates of readers."""
+        parts = []
+        for start in range(0, len(excluded), BATCH_ROWS):
+            stop = start + BATCH_ROWS
+            scores = relevance(readers.part(start, stop), self._candidacy.shelf)
+            parts.append(best(scores, self._fresh, excluded[start:stop], POOL))
+        return Ranked(np.concatenate([part.candidate for part in parts]), np.concatenate([part.score for part in parts]))
 
     def _readers(self, declared: Floats, meant: Floats, reading: Reading, read: "_Read") -> Readers:
         engaged, weights = read.topics.sums(reading, len(self._column))

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from core.content import ContentTable, Rows
 from core.histories import Histories
-from core.model import weighted_sums
 from core.ranking import PROFILE_HALF_LIFE_D, decay
+from core.sparse import weighted_sums
 from core.vectors import Floats
 
 READ_MS: Final = 80 * 86_400_000
@@ -49,20 +49,21 @@ class Reading:
 def read_by(histories: Histories, content: ContentTable, keys: Sequence[bytes], now_ms: int) -> Reading:
     """Return what subscribers read."""
     owner, entries = histories.of_all(keys)
-    found, place = np.unique(entries["publication"].astype(np.int64), return_inverse=True)
-    facts = content.facts()
-    kept = np.flatnonzero(facts.approved_ms[found] >= now_ms - READ_MS)
-    kept = kept[np.argsort(facts.order[found[kept]])]
-    place_of = np.full(len(found), -1, dtype=np.int64)
-    place_of[kept] = np.arange(len(kept))
-    mine = place_of[place] >= 0
+    facts, read = content.facts(), np.zeros(len(content.items), dtype=np.bool_)
+    read[entries["publication"]] = True
+    found = np.flatnonzero(read & (facts.approved_ms >= now_ms - READ_MS))
+    found = found[np.argsort(facts.order[found])]
+    place_of = np.full(len(content.items), -1, dtype=np.int64)
+    place_of[found] = np.arange(len(found))
+    place = place_of[entries["publication"]]
+    mine = np.flatnonzero(place >= 0)
     share = entries["weight"][mine] * decay(now_ms - entries["at_ms"][mine], PROFILE_HALF_LIFE_D)
-    return Reading(owner[mine], place_of[place[mine]], share, len(keys), found[kept])
+    return Reading(owner[mine], place[mine], share, len(keys), found)
 
 
 @dataclass(frozen=True, slots=True)
 class TopicLists:
-    """Topics of publications as lists, each of length 1 (L2), padded with column 0 and weight 0."""
+    """Topics of publications, as content.topic_lists gives them."""
 
     columns: Rows
     weights: npt.NDArray[np.float64]

@@ -5,7 +5,6 @@ product of one row differs from the same row in a larger product; so alone and i
 Scores are rounded to 1e-4, and ties go to the smaller publication_id.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,8 +13,11 @@ import numpy.typing as npt
 
 from core.vectors import Floats, unit_rows
 
-BATCH_ROWS: Final = 256
-"""Rows of one matrix product: a multiple of every kernel's tile, and small enough for the cache."""
+BATCH_ROWS: Final = 64
+"""Rows of one matrix product: a multiple of every kernel's tile. One reader alone pays for all, some 1 ms at 2,000 candidates."""
+
+BLOCK_ROWS: Final = 32
+"""Rows whose scores are worked on at once: they stay in the processor's cache from one step to the next."""
 
 N0: Final = 5.0
 """What the declared topics weigh, in views."""
@@ -25,6 +27,12 @@ PROFILE_HALF_LIFE_D: Final = 30.0
 
 COUNTER_HALF_LIFE_D: Final = 3.0
 """Half-life of an engagement in a publication's counter, in days."""
+
+AGE_POWER: Final = 1.5
+"""With which power of its age an old publication loses worth."""
+
+RELEVANCE_FLOOR: Final = 0.05
+"""What the least relevant candidate counts, beside 1 more for the most relevant."""
 
 SCORE_SCALE: Final = 10_000
 """Scores are whole multiples of 1e-4."""
@@ -47,9 +55,12 @@ def interest(declared: npt.NDArray[Any], engaged: npt.NDArray[Any], engaged_weig
 
 
 def freshness(engagement: npt.NDArray[Any], age_h: npt.NDArray[Any], half_life_h: float) -> Floats:
-    """Return log1p(0.3 + e_c)·½^(age/h), the part of the score that is the same for everybody."""
-    aged = 0.5 ** (np.maximum(age_h, 0) / half_life_h)
-    return np.asarray(np.log1p(0.3 + np.asarray(engagement, dtype=np.float64)) * aged, dtype=np.float32)
+    """Return log1p(1 + e_c)·(1 + (2^⅔ - 1)·age/h)^-1.5, the part of the score that is the same for everybody.
+
+    Age halves it at h, and takes less and less after that: what is read late is older than an exponential would have it.
+    """
+    aged = (1 + (2 ** (1 / AGE_POWER) - 1) * np.maximum(age_h, 0) / half_life_h) ** -AGE_POWER
+    return np.asarray(np.log1p(1 + np.asarray(engagement, dtype=np.float64)) * aged, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,57 +72,48 @@ class Ranked:
 
 
 def best(relevance: Floats, fresh: Floats, excluded: npt.NDArray[np.bool_], k: int) -> Ranked:
-    """Return the k best candidates of each row by (0.2 + r~)·fresh, where r~ is the relevance scaled to 0..1 for each row.
+    """Return the k best candidates of each row by (RELEVANCE_FLOOR + r~)·fresh, r~ the relevance scaled to 0..1 for each row.
 
     relevance (rows, candidates) is overwritten; candidates are in the order of publication_id; excluded is (rows, candidates).
     Scores are in units of 1e-4.
     """
     rows, candidates = relevance.shape
     k = min(k, candidates)
-    if not rows or not candidates:
-        return Ranked(np.full((rows, k), -1, dtype=np.int64), np.zeros((rows, k), dtype=np.int64))
+    kept = np.full((rows, k), -1, dtype=np.int64)
+    if rows and k:
+        scaled = fresh * np.float32(SCORE_SCALE)
+        # One number holds score and tie-break, so any selection of the k largest is the right one; 32 bits when they suffice.
+        kind = np.int32 if (1.2 * float(scaled.max()) + 1) * candidates < 2**31 else np.int64
+        ties = np.arange(candidates - 1, -1, -1, dtype=kind)
+        for start in range(0, rows, BLOCK_ROWS):
+            some = slice(start, start + BLOCK_ROWS)
+            kept[some] = _largest(_keys(relevance[some], scaled, ties), excluded[some], k)
+    score = kept // max(candidates, 1)
+    return Ranked(np.where(kept < 0, -1, candidates - 1 - kept + score * candidates), np.maximum(score, 0))
+
+
+def _keys(relevance: Floats, scaled: Floats, ties: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return score·candidates + tie of each cell of a block, overwriting its relevance."""
     low, high = relevance.min(axis=1, keepdims=True), relevance.max(axis=1, keepdims=True)
     spread = high - low
     np.divide(np.float32(1), spread, out=spread, where=spread > 0)
     relevance -= low
     relevance *= spread
-    relevance += np.float32(0.2)
-    relevance *= fresh
-    relevance *= np.float32(SCORE_SCALE)
+    relevance += np.float32(RELEVANCE_FLOOR)
+    relevance *= scaled
     np.rint(relevance, out=relevance)
-    # One number holds score and tie-break, so that any selection of the k largest is the right one; 32 bits when they suffice.
-    small = (float(relevance.max()) + 1) * candidates < 2**31
-    keys: npt.NDArray[Any] = relevance.astype(np.int32 if small else np.int64)
-    keys *= candidates
-    keys += np.arange(candidates - 1, -1, -1, dtype=keys.dtype)
-    np.putmask(keys, excluded, -1)
+    keys = relevance.astype(ties.dtype)
+    keys *= len(ties)
+    keys += ties
+    return keys
+
+
+def _largest(keys: npt.NDArray[Any], excluded: npt.NDArray[np.bool_], k: int) -> npt.NDArray[Any]:
+    """Return the k largest keys of each row, the largest first; -1 for what is excluded."""
+    np.copyto(keys, -1, where=excluded)
+    candidates = keys.shape[1]
     if k < candidates:
         keys.partition(candidates - k, axis=1)
-        keys = keys[:, candidates - k :]
-    kept = np.sort(keys, axis=1)[:, ::-1].astype(np.int64)
-    return Ranked(np.where(kept < 0, -1, candidates - 1 - kept % candidates), np.where(kept < 0, 0, kept // candidates))
-
-
-def strongest_topic(
-    interests: Floats, chosen: npt.NDArray[np.int64], topic_columns: npt.NDArray[np.int64], topic_weights: Floats
-) -> npt.NDArray[np.int64]:
-    """Return for each row and chosen candidate the column of the topic that contributes most to the cosine, or -1 for none.
-
-    chosen is (rows, k), candidates or -1; topic_columns and topic_weights are (candidates, width), padded with -1 and 0.
-    """
-    columns = topic_columns[chosen]
-    share = interests[np.arange(len(interests))[:, None, None], columns] * topic_weights[chosen]
-    share[columns < 0] = 0
-    best = share.argmax(axis=2)[:, :, None]
-    column = np.take_along_axis(columns, best, axis=2)[:, :, 0]
-    return np.where(np.take_along_axis(share, best, axis=2)[:, :, 0] > 0, column, -1)
-
-
-def padded_topics(topics: Sequence[Sequence[tuple[int, float]]]) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return (column, weight) lists of candidates as two arrays (candidates, width), padded with -1 and 0."""
-    width = max((len(item) for item in topics), default=0) or 1
-    columns, weights = np.full((len(topics), width), -1, dtype=np.int64), np.zeros((len(topics), width), dtype=np.float32)
-    for row, item in enumerate(topics):
-        for place, (column, weight) in enumerate(item):
-            columns[row, place], weights[row, place] = column, weight
-    return columns, weights
+    kept = keys[:, candidates - k :]
+    kept.sort(axis=1)
+    return kept[:, ::-1]

@@ -4,7 +4,7 @@
 when nothing of theirs speaks for it; `explore` when it was drawn; `history` is `read` of something without a title.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,9 +14,9 @@ import numpy.typing as npt
 from core.content import Candidates
 from core.model import Sigmas
 from core.profiles import Reading
-from core.ranking import strongest_topic
-from core.relevance import Readers, Relevance
-from core.sparse import Ints
+from core.relevance import Readers
+from core.space import LIKENESS_SCALE
+from core.sparse import Ints, Postings, side_by_side
 from core.vectors import Floats
 
 Bools = npt.NDArray[np.bool_]
@@ -80,14 +80,16 @@ class Batch:
     candidates: Candidates
     readers: Readers
     reading: Reading
-    found: Relevance
+    postings: Postings | None
+    """Of the candidates' shelf."""
     sigmas: Sigmas
     declared: Bools
     """(rows, topics of the candidates)."""
     lengths: Floats
     """(rows): length of Σ share·vector of what each read; zeros when meaning plays no part."""
-    likeness: npt.NDArray[np.float16]
-    """(lines, candidates): cosine of what was read with the candidates, by meaning, or by topics when meaning plays no part."""
+    likeness: npt.NDArray[np.int16]
+    """(lines, candidates): cosine of what was read with the candidates, in units of 1 / LIKENESS_SCALE, by meaning, or by topics
+    when meaning plays no part."""
     line_of: Ints
     """Line of each of reading.rows in likeness."""
     place_of: Ints
@@ -112,14 +114,13 @@ def reasons(batch: Batch, chosen: Ints, drawn: Bools, popular: Bools, texts: Tex
 
 def _topics(batch: Batch, chosen: Ints) -> tuple[Ints, Floats]:
     """Return the topic that contributes most to each item's B, or -1, and B/σB."""
-    lists, interests = batch.candidates, batch.readers.interests
+    interests, columns = batch.readers.interests, batch.candidates.topic_columns[chosen]
     if not interests.shape[1]:
         return np.full(chosen.shape, -1, dtype=np.int64), np.zeros(chosen.shape, dtype=np.float32)
-    strongest = strongest_topic(interests, chosen, lists.topic_columns, lists.topic_weights)
-    there = lists.topic_columns[chosen] >= 0
-    columns = np.where(there, lists.topic_columns[chosen], 0)
-    shares = interests[np.arange(len(chosen))[:, None, None], columns] * lists.topics[chosen[:, :, None], columns]
-    return strongest, (shares * there).sum(axis=2) / np.float32(batch.sigmas.topics)
+    share = interests[np.arange(len(chosen))[:, None, None], columns] * batch.candidates.topic_weights[chosen]
+    most = share.argmax(axis=2)[:, :, None]
+    strongest = np.where(np.take_along_axis(share, most, axis=2) > 0, np.take_along_axis(columns, most, axis=2), -1)
+    return strongest[:, :, 0], share.sum(axis=2) / np.float32(batch.sigmas.topics)
 
 
 def _closest(batch: Batch, chosen: Ints) -> tuple[Ints, Floats, Bools]:
@@ -129,24 +130,46 @@ def _closest(batch: Batch, chosen: Ints) -> tuple[Ints, Floats, Bools]:
     whether that publication is enough to be named: it is much like the item, or the fitted model knows that who reads one reads
     the other.
     """
-    reading, chosen_of = batch.reading, chosen[batch.reading.owner]
-    best, largest = np.zeros(chosen.shape, dtype=np.int64), np.zeros(chosen.shape, dtype=np.float32)
-    total, named = np.zeros(chosen.shape, dtype=np.float32), np.zeros(chosen.shape, dtype=np.bool_)
+    reading, readers, width = batch.reading, batch.readers, batch.likeness.shape[1]
     if not len(reading.owner):
-        return best, total, named
-    first = np.flatnonzero(np.diff(reading.owner, prepend=-1))
-    owners, counts = reading.owner[first], np.diff(np.append(first, len(reading.owner)))
-    cosine = batch.likeness[batch.line_of[reading.place][:, None], chosen_of].astype(np.float32)
-    term = cosine * reading.share.astype(np.float32)[:, None]
-    top = np.maximum.reduceat(term, first, axis=0)
-    places = np.where(term == np.repeat(top, counts, axis=0), np.arange(len(term))[:, None], len(term))
-    entry = np.minimum.reduceat(places, first, axis=0)
-    best[owners], named[owners] = reading.place[entry], np.take_along_axis(cosine, entry, axis=0) >= ALIKE
-    unit = batch.lengths[owners, None] * np.float32(batch.sigmas.meaning)
-    largest[owners] = np.divide(top, unit, out=np.zeros_like(top), where=unit > 0)
-    sums = np.add.reduceat(term, first, axis=0)
-    total[owners] = np.divide(sums, unit, out=np.zeros_like(sums), where=unit > 0)
-    item, share, reads = batch.found.because(chosen, batch.readers)
-    by_item = (item >= 0) & (share > largest)
-    best = np.where(by_item, batch.place_of[item] if len(batch.place_of) else best, best)
-    return best, total + reads, named | by_item
+        nothing = np.zeros(chosen.shape, dtype=np.float32)
+        return chosen, nothing, nothing > 0
+    likeness, share = batch.likeness.reshape(-1), reading.share.astype(np.float32) / LIKENESS_SCALE
+    line, weight = batch.line_of[reading.place] * width, readers.reading_weights()
+
+    def alike(entry: Ints, mine: Ints) -> Floats:
+        return np.asarray(likeness[line[entry] + mine] * share[entry], dtype=np.float32)
+
+    def read(entry: Ints, mine: Ints) -> Floats:
+        assert batch.postings is not None, "histories of fitted items come with a model"
+        return batch.postings.of(readers.item[entry], mine) * weight[entry]
+
+    unit = batch.lengths[:, None] * np.float32(batch.sigmas.meaning)
+    like, *found = _strongest(reading.owner, chosen, alike)
+    largest, total = (np.divide(one, unit, out=np.zeros_like(one), where=unit > 0) for one in found)
+    known, by_reading, reads = _strongest(readers.owner, chosen, read)
+    named = (like >= 0) & (likeness[np.append(line, 0)[like] + chosen] >= ALIKE * LIKENESS_SCALE)
+    by_item = (known >= 0) & (by_reading > largest)
+    of_items = batch.place_of[np.append(readers.item, -1)[known]] if len(batch.place_of) else known
+    return np.where(by_item, of_items, np.append(reading.place, -1)[like]), total + reads, named | by_item
+
+
+def _strongest(owner: Ints, chosen: Ints, terms: Callable[[Ints, Ints], Floats]) -> tuple[Ints, Floats, Floats]:
+    """Return for each item the entry of the reader's history with the largest term above 0, that term, and the sum of all.
+
+    terms(entries, items (k, entries)) returns a term for each. -1 stands for no entry; of equals the first counts.
+    """
+    owners, steps = side_by_side(owner)
+    mine = np.ascontiguousarray(chosen[owners].T)
+    entry = np.full(mine.shape, -1, dtype=np.int64)
+    largest, total = np.zeros(mine.shape, dtype=np.float32), np.zeros(mine.shape, dtype=np.float32)
+    for step in steps:
+        count = len(step)
+        term = terms(step, mine[:, :count])
+        np.copyto(entry[:, :count], step, where=term > largest[:, :count])
+        np.maximum(largest[:, :count], term, out=largest[:, :count])
+        total[:, :count] += term
+    none = np.zeros(chosen.shape, dtype=np.float32)
+    found = np.full(chosen.shape, -1, dtype=np.int64), none, none.copy()
+    found[0][owners], found[1][owners], found[2][owners] = entry.T, largest.T, total.T
+    return found

@@ -1,27 +1,31 @@
 """How relevant publications are to readers: r = A/σA + B/σB + E/σE + Z/σZ, the sum of what exists.
 
 A, meaning: cosine of the content vector and the reader's sum of what they read. B, topics: cosine of topics and interests. E,
-factors: cosine of collaborative factors. Z, reading: the weighted sum over the reader's history of the publication's column, the
-weights scaled to length 1 (L2), so that neither a long history nor strong engagement outweighs the other components.
+factors: cosine of collaborative factors. Z, reading: the weighted sum over the reader's history of the publication's column
+(`reading_weights`), so that a long history outweighs the other components by a little only.
 A component that a reader or a publication has no row for (zeros) adds nothing, so every cold start is a working state.
 
 Batches are padded to BATCH_ROWS, because a matrix product of one row differs from the same row in a larger product; so alone and
 in a batch a reader gets the same answer.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from core.model import Carried, Sigmas
-from core.ranking import BATCH_ROWS
-from core.sparse import Ints, SparseRows, sparse_rows
+from core.model import MOST_WEIGHT, Carried, Sigmas
+from core.ranking import BATCH_ROWS, BLOCK_ROWS
+from core.sparse import Ints, Postings, sparse_rows
 from core.vectors import Floats
 
 DEFAULT_SIGMAS: Final = Sigmas()
 """Without a fitted model."""
+
+LENGTH_POWER: Final = 0.25
+"""1 would make all histories equally long: who reads much is likelier to read what their history speaks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +34,8 @@ class Shelf:
 
     matrix: Floats
     """(T + d + F, candidates): topics, vectors and factors, each divided by its sigma."""
-    postings: SparseRows | None
-    """(fitted items, candidates): the reading columns by item, divided by their sigma; None without a model."""
+    postings: Postings | None
+    """The reading columns by fitted item (fitted items, candidates), divided by their sigma; None without a model."""
     sigmas: Sigmas
 
     @property
@@ -58,13 +62,13 @@ def shelf(topics: Floats, vectors: Floats | None, carried: Carried | None, items
     if carried is not None and items:
         rows, places = np.nonzero(carried.items >= 0)
         fitted, weights = carried.items[rows, places], carried.weights[rows, places] / np.float32(sigmas.reading)
-        postings = sparse_rows(fitted, rows, weights, (items, len(topics)))
+        postings = Postings(sparse_rows(fitted, rows, weights, (items, len(topics))))
     return Shelf(np.ascontiguousarray(np.concatenate(parts, axis=1).T, dtype=np.float32), postings, sigmas)
 
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """A batch of at most BATCH_ROWS readers."""
+    """Readers whose history is summed up; `relevance` takes at most BATCH_ROWS at once."""
 
     interests: Floats
     """(rows, T): B, unit rows (ranking.interest)."""
@@ -79,61 +83,34 @@ class Readers:
     weight: npt.NDArray[Any]
     """(entries): decayed weight above 0, as in B."""
 
+    def part(self, start: int, stop: int) -> "Readers":
+        """Return the readers from start to stop, as rows 0 to stop - start - 1."""
+        first, last = np.searchsorted(self.owner, [start, stop])
+        sides = (self.interests[start:stop], self.meanings[start:stop], self.factors[start:stop])
+        return Readers(*sides, self.owner[first:last] - start, self.item[first:last], self.weight[first:last])
 
-@dataclass(frozen=True, slots=True)
-class Relevance:
-    """What `relevance` found for a batch."""
-
-    scores: Floats
-    """(rows, candidates): r. `ranking.best` overwrites it."""
-    cell: Ints
-    """(terms): row * candidates + candidate of each term of Z."""
-    value: Floats
-    """(terms): its share of r."""
-    ends: Ints
-    """(entries): where the terms of each entry of the readers' histories end."""
-
-    def because(self, chosen: Ints, readers: Readers) -> tuple[Ints, Floats, Floats]:
-        """Return why candidates were chosen (rows, k; -1 for none), as far as reading goes; all in the shape of chosen.
-
-        The item: place of the fitted item in the reader's history with the largest term, -1 when there is none above 0; its term;
-        and Z/σZ, the sum of all terms.
-        """
-        rows, candidates = self.scores.shape
-        item = np.full(chosen.shape, -1, dtype=np.int64)
-        largest, total = np.zeros(chosen.shape, dtype=np.float32), np.zeros(chosen.shape, dtype=np.float32)
-        if not chosen.size or not len(self.cell):
-            return item, largest, total
-        slot = np.full(rows * candidates, -1, dtype=np.int32)
-        asked = np.flatnonzero(chosen.ravel() >= 0)
-        slot[(np.arange(rows)[:, None] * candidates + chosen).ravel()[asked]] = asked
-        concerned = np.flatnonzero(slot[self.cell] >= 0)
-        place, value = slot[self.cell[concerned]], self.value[concerned]
-        total = np.bincount(place, value, minlength=chosen.size).reshape(chosen.shape).astype(np.float32)
-        order = np.lexsort((-concerned, value, place))
-        last: Ints = order[np.flatnonzero(np.diff(place[order], append=-1))]
-        last = last[value[last] > 0]
-        item.ravel()[place[last]] = readers.item[np.searchsorted(self.ends, concerned[last], side="right")]
-        largest.ravel()[place[last]] = value[last]
-        return item, largest, total
+    def reading_weights(self) -> Floats:
+        """Return what the entries weigh in Z."""
+        return reading_weights(self.owner, self.weight, len(self.interests))
 
 
-def relevance(readers: Readers, candidates: Shelf) -> Relevance:
-    """Return r of every candidate for every reader of a batch."""
+def reading_weights(owner: Ints, weight: npt.NDArray[Any], rows: int) -> Floats:
+    """Return what entries of histories weigh in Z: at most 1 each, over the length (L2) of each reader's to LENGTH_POWER."""
+    capped = np.minimum(weight, MOST_WEIGHT)
+    length = np.bincount(owner, np.square(capped), minlength=rows) ** (LENGTH_POWER / 2)
+    return np.asarray(capped / length[owner], dtype=np.float32)
+
+
+def relevance(readers: Readers, candidates: Shelf) -> Floats:
+    """Return r of every candidate for every reader of a batch (rows, candidates)."""
     rows = len(readers.interests)
     assert rows <= BATCH_ROWS, "batches are cut before"
-    sides = np.concatenate([readers.interests, readers.meanings, readers.factors], axis=1)
     padded = np.zeros((BATCH_ROWS, len(candidates.matrix)), dtype=np.float32)
-    padded[:rows] = sides
+    np.concatenate([readers.interests, readers.meanings, readers.factors], axis=1, out=padded[:rows])
     scores = (padded @ candidates.matrix)[:rows]
-    width, postings = candidates.candidates, candidates.postings
-    if postings is None or not len(readers.item):
-        none = np.zeros(0, dtype=np.int64)
-        return Relevance(scores, none, np.zeros(0, dtype=np.float32), none)
-    length = np.sqrt(np.bincount(readers.owner, np.square(readers.weight), minlength=rows))
-    weight = np.asarray(readers.weight / length[readers.owner], dtype=np.float32)
-    counts, place = postings.take(readers.item)
-    cell = np.repeat(readers.owner * width, counts) + np.take(postings.columns, place)
-    value = np.repeat(weight, counts) * np.take(postings.values, place)
-    np.add.at(scores.reshape(-1), cell, value)
-    return Relevance(scores, cell, value, np.cumsum(counts))
+    if candidates.postings is not None:
+        weight = readers.reading_weights()
+        ends = np.searchsorted(readers.owner, np.arange(0, rows + BLOCK_ROWS, BLOCK_ROWS)).tolist()
+        for first, last in itertools.pairwise(ends):
+            candidates.postings.add(readers.owner[first:last], readers.item[first:last], weight[first:last], scores)
+    return scores

@@ -37,7 +37,7 @@ _SLUGS: Final = c.each(c.slug, most=1_000)
 _LANGUAGES: Final = c.each(c.language, most=200)
 _VARIANT: Final[Mapping[str, c.Check]] = {
     "name": c.slug,
-    "subject": _NAME,
+    "subject": c.subject,
     "template": c.slug,
     "ranking": c.one_of(*RANKINGS),
     "local_minute": c.local_minute,
@@ -124,7 +124,7 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
         "newsletter_id": c.slug,
         "revision": _POSITIVE,
         "name": _NAME,
-        "subject": _NAME,
+        "subject": c.subject,
         "days": c.each(c.between(1, 7), least=1, most=7),
         "local_minute": c.local_minute,
         "cadence": c.one_of(*CADENCES),
@@ -138,7 +138,7 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
         "audience_channels": _CHANNELS,
         "content_types": _TAGS,
         "max_age_h": c.between(1, 8_760),
-        "min_quality": _QUALITY,
+        "min_quality": lambda value: _QUALITY(value) or ("is 1, and nothing is above it; expected less" if value == 1 else None),
         "max_items": c.between(1, 20),
         "half_life_h": c.between(0.1, 8_760),
         "topic_share": c.between(0.05, 1),

@@ -27,14 +27,18 @@ PUBLICATIONS: Final = 8_192
 """Publications kept in vectors and likenesses: 12 MB of vectors, and 32 MB of likenesses to 2,000 candidates."""
 
 
+LIKENESS_SCALE: Final = 32_000
+"""Likenesses are kept in 16 bits, as multiples of 1/32000."""
+
+
 class Lines:
-    """A float line for each of a bounded number of publications."""
+    """A line for each of a bounded number of publications."""
 
     def __init__(self, width: int, kind: type) -> None:
         self.data: npt.NDArray[Any] = np.zeros((0, width), dtype=kind)
         self._line_of: dict[Key, int] = {}
 
-    def of(self, keys: Sequence[Key], make: Callable[[Rows], Floats]) -> Rows:
+    def of(self, keys: Sequence[Key], make: Callable[[Rows], npt.NDArray[Any]]) -> Rows:
         """Return the line in `data` of each publication; make(places in keys) returns those that are not there yet."""
         missing = np.array([place for place, key in enumerate(keys) if key not in self._line_of], dtype=np.int64)
         if len(missing) and len(missing) + len(self._line_of) > PUBLICATIONS:
@@ -43,7 +47,7 @@ class Lines:
         if len(missing):
             first = len(self._line_of)
             self._line_of.update({keys[place]: first + number for number, place in enumerate(missing.tolist())})
-            self.data = np.concatenate([self.data, make(missing).astype(self.data.dtype)])
+            self.data = np.concatenate([self.data, make(missing)])
         return np.array([self._line_of[key] for key in keys], dtype=np.int64)
 
 
@@ -54,21 +58,21 @@ class Candidacy:
         self.shelf, self.meaning = shelved, vectors is not None
         """meaning: whether the shelf has vectors."""
         self._compared = topics if vectors is None else vectors
-        self.likeness = Lines(len(topics), np.float16)
-        """Cosine of a publication with each candidate: of their vectors, or of their topics when meaning plays no part. It only
-        tells which reason is named, for which three digits are enough."""
+        self.likeness = Lines(len(topics), np.int16)
+        """Cosine of a publication with each candidate, in units of 1 / LIKENESS_SCALE: of their vectors, or of their topics when
+        meaning plays no part. It only tells which reason is named."""
 
     def liken(self, keys: Sequence[Key], vectors: Floats) -> Rows:
         """Return the lines of `likeness` of publications whose vectors, or topics, these are (keys, d)."""
         columns = self._compared.T
 
-        def make(places: Rows) -> Floats:
-            found = np.zeros((len(places), columns.shape[1]), dtype=np.float32)
+        def make(places: Rows) -> npt.NDArray[np.int16]:
+            found = np.zeros((len(places), columns.shape[1]), dtype=np.int16)
             for start in range(0, len(places), BATCH_ROWS):
                 part = vectors[places[start : start + BATCH_ROWS]]
                 padded = np.zeros((BATCH_ROWS, part.shape[1]), dtype=np.float32)
                 padded[: len(part)] = part
-                found[start : start + len(part)] = (padded @ columns)[: len(part)]
+                found[start : start + len(part)] = np.rint((padded @ columns)[: len(part)] * LIKENESS_SCALE)
             return found
 
         return self.likeness.of(keys, make)
@@ -104,22 +108,21 @@ class Space:
         name = content.vector_model(candidates.index)
         if name is None:
             return Candidacy(shelf(candidates.topics, None, None, 0), candidates.topics, None)
-        vectors = from_int8(content.vectors[name].of(candidates.index))
+        vectors = from_int8(content.vectors(name, candidates.index))
         return Candidacy(shelf(candidates.topics, vectors, None, 0, DEFAULT_SIGMAS), candidates.topics, vectors)
 
     def located(self, content: ContentTable, rows: Rows, candidates: Candidates) -> Floats:
         """Return the vectors of publications (rows, d) in the space of the candidates' own; zeros for who has none."""
         name = self.model.vector_model if self.model is not None else content.vector_model(candidates.index)
-        stored = content.vectors.get(name or "")
-        if self.model is not None and (stored is None or stored.dimensions != len(self.model.mean)):
+        dimensions = content.dimensions.get(name or "", 0)
+        if self.model is not None and dimensions != len(self.model.mean):
             return np.zeros((len(rows), self.model.projection.shape[1]), dtype=np.float32)
-        assert stored is not None, "the candidates have vectors"
 
         def make(places: Rows) -> Floats:
-            raw = stored.of(rows[places])
+            raw = content.vectors(name, rows[places])
             return self.model.locate(raw) if self.model is not None else from_int8(raw)
 
-        width = self.model.projection.shape[1] if self.model is not None else stored.dimensions
+        width = self.model.projection.shape[1] if self.model is not None else dimensions
         lines = self._located.setdefault(name or "", Lines(width, np.float32))
         found = lines.of(keys_of(content, rows), make)
         return lines.data[found]
@@ -143,9 +146,8 @@ class Space:
     def _item(self, content: ContentTable, row: int) -> NewItem:
         assert self.model is not None
         item = content.items[row]
-        stored = content.vectors.get(self.model.vector_model or "")
-        vector = stored.of(np.array([row]))[0] if stored is not None else np.zeros(0, dtype=np.int8)
-        return NewItem(item.publication_id, item.title, vector.tobytes() if vector.any() else None, item.topics)
+        vector = item.vector if item.vector_model == self.model.vector_model else b""
+        return NewItem(item.publication_id, item.title, vector or None, item.topics)
 
 
 def keys_of(content: ContentTable, rows: Rows) -> list[Key]:

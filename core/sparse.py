@@ -1,7 +1,8 @@
 """Sparse rows and their products, in the order in which entries stand, so that a row's sums do not depend on other rows."""
 
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,11 @@ import numpy.typing as npt
 from core.vectors import Floats
 
 Ints = npt.NDArray[np.int64]
+
+TERM: Final = np.dtype([("column", "<i4"), ("value", "<f4")])
+
+SUM_ROWS: Final = 256
+"""Rows of sums that are added to at once: they stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,82 @@ class SparseRows:
         found = np.zeros((len(self), self.width), dtype=np.float32)
         found[np.repeat(np.arange(len(self)), np.diff(self.starts)), self.columns] = self.values
         return found
+
+
+class Postings:
+    """Sparse rows made ready for what ranking does with them: adding many of them up, and looking single values up."""
+
+    def __init__(self, matrix: SparseRows) -> None:
+        self.width = matrix.width
+        self._starts, self._terms = matrix.starts, np.empty(len(matrix.values), dtype=TERM)
+        self._terms["column"], self._terms["value"] = matrix.columns, matrix.values
+        cells = np.repeat(np.arange(len(matrix)) * matrix.width, np.diff(matrix.starts)) + matrix.columns
+        self._bits = np.zeros(len(matrix) * matrix.width // 64 + 1, dtype=np.uint64)
+        """A bit a cell of the whole matrix: few have a value, and most questions end here."""
+        np.bitwise_or.at(self._bits, cells >> 6, np.left_shift(np.uint64(1), (cells & 63).astype(np.uint64)))
+        self._upto = np.cumsum(np.bitwise_count(self._bits), dtype=np.int64)
+        """How many values there are up to the end of each word of bits."""
+
+    def add(self, owner: Ints, row: Ints, weight: Floats, sums: Floats) -> None:
+        """Add weight·row to the owner's line of sums (owners, width), entry by entry."""
+        first = self._starts[row]
+        counts = self._starts[row + 1] - first
+        ends = np.cumsum(counts)
+        if not len(ends) or not ends[-1]:
+            return
+        place = np.repeat(first - ends + counts, counts)
+        place += np.arange(len(place))
+        # As one number a term; places are right, and numpy is twice as fast when it need not ask.
+        term = self._terms.view(np.int64).take(place, mode="wrap").view(TERM)
+        cell = np.repeat(owner * self.width, counts)
+        cell += term["column"]
+        np.add.at(sums.reshape(-1), cell, np.repeat(weight, counts) * term["value"])
+
+    def of(self, row: Ints, column: Ints) -> Floats:
+        """Return single values, 0 where there is none, in the shape of row and column broadcast."""
+        cells = row * self.width + column
+        word, bit = cells >> 6, (cells & 63).astype(np.uint64)
+        here = self._bits[word] >> bit  # of this cell and those after it in the word
+        there = np.nonzero((here & np.uint64(1)).astype(np.bool_))
+        after = np.bitwise_count(here[there])
+        found = np.zeros(cells.shape, dtype=np.float32)
+        found[there] = self._terms["value"][self._upto[word[there]] - after]
+        return found
+
+
+def side_by_side(owner: Ints) -> tuple[Ints, list[Ints]]:
+    """Return lists of entries as steps that many owners take at once; owner (entries) is sorted and says whose each entry is.
+
+    The owners, the longest list first, and for each step the next entry of the first so many of them: so each owner's entries
+    are taken in their order, alone and among others.
+    """
+    first = np.flatnonzero(np.diff(owner, prepend=-1))
+    counts = np.diff(np.append(first, len(owner)))
+    order = np.argsort(-counts, kind="stable")
+    first, counts = first[order], counts[order]
+    many = np.searchsorted(-counts, -np.arange(int(counts.max(initial=0))))
+    return owner[first], [first[:count] + step for step, count in enumerate(many.tolist())]
+
+
+def weighted_sums(table: Floats, owner: Ints, line: Ints, weight: npt.NDArray[Any], rows: int) -> Floats:
+    """Return Σ weight·table[line] of each owner (rows, columns of the table); entries are sorted by owner.
+
+    Each owner's entries are added one after the other, many owners side by side: the sums stay in the cache, and do not depend on
+    who else is there.
+    """
+    sums, weights = np.zeros((rows, table.shape[1]), dtype=np.float32), np.asarray(weight, dtype=np.float32)
+    terms = np.empty((SUM_ROWS, table.shape[1]), dtype=np.float32)
+    ends = np.searchsorted(owner, np.arange(0, rows + SUM_ROWS, SUM_ROWS)).tolist()
+    for first, last in pairwise(ends):
+        owners, steps = side_by_side(owner[first:last])
+        added = np.zeros((len(owners), table.shape[1]), dtype=np.float32)
+        for step in steps:
+            entry, count = step + first, len(step)
+            table.take(line[entry], axis=0, out=terms[:count], mode="clip")  # no copy through a buffer, as checking needs one
+            terms[:count] *= weights[entry, None]
+            added[:count] += terms[:count]
+        sums[owners] = added
+    return sums
 
 
 def sparse_rows(

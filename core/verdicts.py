@@ -18,7 +18,7 @@ from core.names import CHANNELS, GATE_REASONS, NO_CHANNEL
 from core.subscribers import SubscriberTable, subscriber_key
 from core.zones import TZDATA_VERSION
 
-CODE_VERSION: Final = "deciding-2"
+CODE_VERSION: Final = "deciding-3"
 """Raised when the same state and event would be decided otherwise; recorded with every decision."""
 
 MAX_RECORD_BYTES: Final = 1024 * 1024
@@ -184,6 +184,7 @@ def envelope(place: Place, *, chunks: int, population: int, verdicts: Verdicts, 
         "code_version": CODE_VERSION,
         "decided_at": decided_at,
         "variants": [],
+        "looks": [],
     }
 
 

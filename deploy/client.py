@@ -22,7 +22,7 @@ from runtime.health import Group, check_groups
 from runtime.settings import Settings
 
 STEP_TIMEOUT_S = 180
-"""Longest wait for one step; a healthy step takes seconds, so reaching this is a failure to report."""
+"""Longest wait for one step of the demo; a healthy step takes seconds, so reaching this is a failure to report."""
 POLL_S = 0.2
 """Between two looks at what a step waits for: short beside the seconds of a step, long beside the milliseconds of a look."""
 SILENT_KAFKA_S = 20.0
@@ -47,6 +47,8 @@ class StackClient:
     console: Console
     env: dict[str, str] = field(default_factory=dict)
     """The stack's addresses for clients, from its stack.env."""
+    patience_s: float = STEP_TIMEOUT_S
+    """Longest wait for one step."""
 
     def up(self, *options: str) -> None:
         """Bring the stack up, with the runner's own output, and read where it is; StepFailed when it does not start."""
@@ -121,7 +123,9 @@ class StackClient:
         began = time.monotonic()
         if not self.console.is_terminal:
             self._until(title, total, done, lambda _: None)
-            self.console.print(f"  {title:<31} {total:>6} {time.monotonic() - began:>6.1f} s", highlight=False)
+            took_s = time.monotonic() - began
+            took = f"{took_s:>6.1f} s" if took_s >= POLL_S else "  by now"
+            self.console.print(f"  {title:<31} {total:>6} {took}", highlight=False)
             return
         columns = (TextColumn("  {task.description:<31}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console) as progress:
@@ -129,12 +133,12 @@ class StackClient:
             self._until(title, total, done, lambda count: progress.update(task, completed=count))
 
     def _until(self, title: str, total: int, done: Callable[[], int], show: Callable[[int], None]) -> None:
-        deadline = time.monotonic() + STEP_TIMEOUT_S
+        deadline = time.monotonic() + self.patience_s
         while (count := done()) < total:
             show(count)
             if time.monotonic() > deadline:
                 raise StepFailed(
-                    f"{title}: {count} of {total} after {STEP_TIMEOUT_S} s; "
+                    f"{title}: {count} of {total} after {self.patience_s:.0f} s; "
                     f"`{self.runner('status')}` and `{self.runner('logs')}` show why."
                 )
             time.sleep(POLL_S)

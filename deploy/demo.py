@@ -12,24 +12,28 @@ import sys
 import time
 import urllib.error
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import psycopg
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from core.names import PREVIEW_RECIPIENTS
 from deploy import population
 from deploy.client import POLL_S, PROVIDERS, StackClient, StepFailed
-from deploy.readers import side_by_side, write_reading
+from deploy.readers import Shown, side_by_side, two_readers, write_reading
+from deploy.sandbox.recorder import hash_text
 from deploy.sandbox.scoring import quality_of
 
+MOST_PREVIEWS = 10_000
 CHANNELS = ("email", "slack", "discord", "webhook", "none")
 PLAIN_WIDTH, WIDE = 140, 110
 """Columns of the output when it goes to no terminal, and those that the table with every count needs."""
@@ -232,10 +236,18 @@ def unknown_messages(demo: Demo) -> int:
         total = sum(demo.sandbox("/control/counts?by=provider").values())
         received, known = demo.received(), set(demo.messages().values())
         strays = int(total - sum(count for key, count in received.items() if key in known))
-        if strays <= 0:  # below 0: more arrived between the two questions
+        if strays <= 0 or strays == previews(demo):  # below 0: more arrived between the two questions
             return 0
         time.sleep(POLL_S)
-    return strays
+    return strays - previews(demo)
+
+
+def previews(demo: Demo) -> int:
+    """Return how many previews (`newswire preview --inbox`) the sandbox accepted: they are no deliveries."""
+    recipients = {hash_text(recipient) for recipient in PREVIEW_RECIPIENTS.values()}
+    lines = demo.sandbox(f"/control/requests?outcome=accepted&delivery_id=&limit={MOST_PREVIEWS}")["requests"]
+    unnamed = sum(line["destination_hash"] in recipients for line in lines)
+    return unnamed + sum(count for (_, one), count in demo.received().items() if one.startswith("preview-"))
 
 
 def check_source(demo: Demo, source: str, expectation: population.Expectation, people: int) -> list[str]:
@@ -271,9 +283,9 @@ def check_source(demo: Demo, source: str, expectation: population.Expectation, p
 def report(demo: Demo, given: Given, before: int, problems: list[str]) -> None:
     """Print what was delivered, what was not and why, the times, and where to look; `before` counts earlier messages."""
     counts = accepted(demo, given)
-    demo.console.print()
-    demo.console.print(outcome_table(demo, given))
-    demo.console.print(skip_table(demo, given))
+    say(demo, "")
+    show(demo, outcome_table(demo, given))
+    show(demo, skip_table(demo, given))
     accepted_text = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in demo.took_s.items())
     say(demo, f"Sandbox providers accepted in all: {accepted_text}; in this run: {counts.total() - before}.")
@@ -284,8 +296,10 @@ def report(demo: Demo, given: Given, before: int, problems: list[str]) -> None:
             say(demo, f"  - {problem}")
     else:
         say(demo, "Accounting closes: input, accounting and sandbox providers agree on every count.", "bold green")
-    demo.console.print(side_by_side(demo, given.newsletter, given.subscribers))
-    where_to_look(demo, given)
+    readers = two_readers(demo, given.newsletter, given.subscribers)
+    say(demo, "")
+    show(demo, side_by_side(readers))
+    where_to_look(demo, given, readers)
 
 
 def say(demo: Demo, text: str, style: str = "") -> None:
@@ -293,18 +307,33 @@ def say(demo: Demo, text: str, style: str = "") -> None:
     demo.console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
 
 
-def where_to_look(demo: Demo, given: Given) -> None:
+def show(demo: Demo, table: Table) -> None:
+    """Print a table; what is no terminal gets it without the blanks that fill its lines up."""
+    if demo.console.is_terminal:
+        demo.console.print(table)
+        return
+    with demo.console.capture() as captured:
+        demo.console.print(table)
+    say(demo, "\n".join(line.rstrip() for line in captured.get().split("\n")).strip("\n") + "\n")
+
+
+def where_to_look(demo: Demo, given: Given, readers: Sequence[Shown]) -> None:
     """Print commands that show more of it, for this stack."""
     option = "" if demo.is_default else f"--home {demo.home} "
-    person = given.subscribers[0]["subscriber_id"]
+    inbox = demo.env["NEWSWIRE_INBOX_URL"]
+    first, second = (
+        f"{inbox}?{urlencode({'q': one.person['channels']['email'], 'source': population.NEWSLETTER_ID})}" for one in readers
+    )
     lines = {
-        "the messages": demo.env["NEWSWIRE_INBOX_URL"],
+        "the messages": inbox,
+        "these two issues": first,
+        "": second,
         "the accounting": f"""make psql ARGS='{option}-c "select * from api.accounting"'""",  # noqa: S608 - a command to read
-        "one person": demo.prefixed(f"bin/newswire why {given.newsletter} {person}"),
+        "one person": demo.prefixed(f"bin/newswire why {population.NEWSLETTER_ID} {readers[0].person['subscriber_id']}"),
         "the log": demo.prefixed("bin/kafka groups --describe --all-groups"),
         "stop it": demo.runner("down"),
     }
-    say(demo, "\nWhere to look:")
+    say(demo, "Where to look:")
     for name, text in lines.items():
         say(demo, f"  {name:<16} {text}")
 

@@ -116,7 +116,7 @@ def newsletter() -> dict[str, Any]:
         "newsletter_id": NEWSLETTER_ID,
         "revision": 1,
         "name": "arXiv Daily",
-        "subject": "{title}",
+        "subject": "{newsletter}: {title}",
         "days": [1, 2, 3, 4, 5, 6, 7],
         "local_minute": 9 * 60,
         "audience_topics": [],

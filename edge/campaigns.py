@@ -4,7 +4,7 @@ The dry run loads each shard of the subscribers as a decider does, one after the
 works out every chunk by the code that decides; it writes nothing. The test send is a tick of its own, and takes the whole way.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -18,6 +18,7 @@ from runtime.settings import Settings
 if TYPE_CHECKING:
     from core.campaigns import DryRun
     from core.model import Model
+    from core.newsletter_state import NewsletterState
     from edge.writing import Log
 
 MOST_CHOSEN: Final = 10
@@ -71,22 +72,37 @@ def dry_run(output: Output, newsletter_id: str, slot: str | None) -> None:
 def count(log: "Log", slot: Mapping[str, Any], model: "Model | None") -> "DryRun":
     """Return the counts of a slot over all shards, as if each was decided when its time comes, or now if that was earlier."""
     from core.campaigns import DryRun
-    from core.newsletter_state import SNAPSHOT_FORMAT, NewsletterState
     from core.space import Space
+
+    at = max(log.clock.now(), slot["slot_at"])
+    found, space = DryRun(), Space(model)
+    for state in _shards(log, range(log.topics.shards)):
+        for chunk in range(slot["chunks"]):
+            found.add(state, slot, chunk, at, space)
+    assert found.balance() == 0, f"{found.balance()} subscribers are neither chosen, stopped nor outside the audience"
+    return found
+
+
+def shard_of(log: "Log", subscriber_id: str) -> "NewsletterState":
+    """Return the state of the shard that a subscriber is in, as a decider would have it now."""
+    from schemas.partition import partition_for
+
+    return next(_shards(log, [partition_for(subscriber_id.encode(), log.topics.shards)]))
+
+
+def _shards(log: "Log", partitions: Iterable[int]) -> "Iterator[NewsletterState]":
+    """Yield the state of shards, one after the other; the one before may be dropped then."""
+    from core.newsletter_state import SNAPSHOT_FORMAT, NewsletterState
     from runtime.shard_loading import Folded, Loader, Logs
 
-    topics, at = log.topics, max(log.clock.now(), slot["slot_at"])
+    topics = log.topics
     state_topics = (topics.subscribers, topics.engagements, topics.audience_newsletters)
     logs = Logs(state_topics, topics.decisions_bulk, topics.snapshots_newsletters)
     loader = Loader(log.settings, log.codec, logs, SNAPSHOT_FORMAT, log.clock)
-    found, space = DryRun(), Space(model)
-    for partition in range(topics.shards):
+    for partition in partitions:
         shard = Folded(partition, NewsletterState())
         loader.load({partition: shard}, lambda _: NewsletterState())
-        for chunk in range(slot["chunks"]):
-            found.add(shard.state, slot, chunk, at, space)
-    assert found.balance() == 0, f"{found.balance()} subscribers are neither chosen, stopped nor outside the audience"
-    return found
+        yield shard.state
 
 
 def active_model(log: "Log") -> "tuple[str, Model] | None":
@@ -95,6 +111,8 @@ def active_model(log: "Log") -> "tuple[str, Model] | None":
 
     published, activations = ModelLog(log.settings, log.codec, log.topics, log.clock).read()
     for version in (one.version for one in reversed(activations)):
+        if version is None:
+            return None
         try:
             return version, opened(published[version])
         except (InputError, KeyError):

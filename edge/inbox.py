@@ -12,11 +12,10 @@ import httpx
 import orjson
 
 from core.errors import InputError, Unavailable
+from core.names import PREVIEW_RECIPIENTS
 from runtime.clock import SystemClock
 from runtime.settings import Settings
 
-ADDRESS, ENDPOINT, DISCORD_CHANNEL = "preview@newswire.example", "preview", "1"
-"""Who gets it."""
 TIMEOUT_S: Final = 10.0
 
 
@@ -60,9 +59,10 @@ def _send(client: httpx.Client, settings: Settings, channel: str, parts: Mapping
         return client.post(url, json=_bulk_email(parts), headers={"Authorization": "AWS4-HMAC-SHA256 preview"})
     if channel == "slack":
         url = f"{_base(settings, channel)}/chat.postMessage"
-        return client.post(url, json={"channel": ENDPOINT, **parts["body"]}, headers={"Authorization": "Bearer preview"})
+        message = {"channel": PREVIEW_RECIPIENTS["slack"], **parts["body"]}
+        return client.post(url, json=message, headers={"Authorization": "Bearer preview"})
     if channel == "discord":
-        url = f"{_base(settings, channel)}/channels/{DISCORD_CHANNEL}/messages"
+        url = f"{_base(settings, channel)}/channels/{PREVIEW_RECIPIENTS['discord']}/messages"
         return client.post(url, json=parts["body"], headers={"Authorization": "Bot preview"})
     return _webhook(client, _base(settings, channel), parts["payload"].encode())
 
@@ -81,7 +81,7 @@ def _bulk_email(parts: Mapping[str, Any]) -> dict[str, Any]:
         },
         "BulkEmailEntries": [
             {
-                "Destination": {"ToAddresses": [ADDRESS]},
+                "Destination": {"ToAddresses": [PREVIEW_RECIPIENTS["email"]]},
                 "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": orjson.dumps(values).decode()}},
                 "ReplacementHeaders": [{"Name": name, "Value": value} for name, value in headers.items()],
                 "ReplacementTags": [{"Name": "template", "Value": parts["template"].replace("@", "_")}],
@@ -96,11 +96,12 @@ def _webhook(client: httpx.Client, sandbox: str, payload: bytes) -> httpx.Respon
 
     secret = client.get(f"{sandbox}/control/hooks").raise_for_status().json()["default"]
     now = SystemClock().now().astimezone(UTC)
-    webhook_id = f"{ENDPOINT}-{int(now.timestamp() * 1000)}"
+    name = PREVIEW_RECIPIENTS["webhook"]
+    webhook_id = f"{name}-{int(now.timestamp() * 1000)}"
     headers = {
         "content-type": "application/json",
         "webhook-id": webhook_id,
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": Webhook(secret).sign(msg_id=webhook_id, timestamp=now, data=payload.decode()),
     }
-    return client.post(f"{sandbox}/hooks/{ENDPOINT}", content=payload, headers=headers)
+    return client.post(f"{sandbox}/hooks/{name}", content=payload, headers=headers)

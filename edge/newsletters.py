@@ -4,7 +4,7 @@ A definition is checked before it is written, and one that changes nothing write
 """
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ import click
 from core.errors import InputError
 from core.folding import first_difference
 from core.newsletters import INCIDENTAL
+from edge.advice import say, unknown_topics
 from edge.publishing import read_events
-from runtime.output import Output
+from runtime.output import Output, plain
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def newsletter() -> None:
 
 
 NEWSLETTER_DEFAULTS: dict[str, Any] = {
-    "subject": "{title}",
+    "subject": "{newsletter}: {title}",
     "days": [1, 2, 3, 4, 5, 6, 7],
     "local_minute": 540,
     "audience_topics": [],
@@ -79,11 +80,45 @@ def newsletter_define(output: Output, file: str) -> None:
             event = read_events("NewsletterDefined", "newsletter_id", log.topics.newsletters, [document], filled)[0]
             _refuse_unknown_templates(document, event.value, templates)
             revision = _revision_of(document, event, earlier, given="revision" in fields)
-            written.append((event.key, revision, revision != before))
+            advice = unknown_topics(log, event.value["audience_topics"])
+            written.append((event.key, revision, revision != before, _changes(earlier, event.value), sorted(advice)))
             if revision != before:
                 log.write_one(event._replace(value={**event.value, "revision": revision}))
-    for key, revision, changed in written:
-        output.item({"newsletter_id": key, "revision": revision, "changed": changed})
+    for key, revision, changed, changes, unknown in written:
+        shown = {"changes": changes} if output.json_mode and changes else {}
+        output.item({"newsletter_id": key, "revision": revision, "changed": changed, **shown})
+        for field, (old, new) in changes.items():
+            output.say(f"  {field}: {plain(old)} → {plain(new)}")
+        say(output, {"unknown_topics": unknown})
+
+
+def _changes(earlier: Mapping[str, Any] | None, value: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return by field what a newsletter had and has; nothing for one that is new."""
+    if earlier is None:
+        return {}
+    fields = [name for name in value if name not in INCIDENTAL and value[name] != earlier.get(name)]
+    return {name: (_told(name, earlier.get(name)), _told(name, value[name])) for name in fields}
+
+
+def _told(field: str, value: Any) -> Any:
+    """Return the value of a field as people say it."""
+    from core.cadence import day_bits, days_text, minute_text
+
+    if field == "variants":
+        return _variants(value)
+    if field == "days":
+        return days_text(day_bits(value))
+    return minute_text(value) if field == "local_minute" else value
+
+
+def _variants(variants: Sequence[Mapping[str, Any]] | None) -> str | None:
+    """Return variants in words: their share, and what they have that the newsletter has not."""
+    words = []
+    for one in variants or ():
+        fields = {name: given for name, given in one.items() if name not in ("name", "weight") and given is not None}
+        own = [f"{name} {_told(name, given)}" for name, given in fields.items()]
+        words.append(f"{one['name']} {one['weight']:.0%}" + (f" ({', '.join(own)})" if own else ""))
+    return "; ".join(words) or None
 
 
 def _refuse_unknown_templates(document: "Document", value: Mapping[str, Any], templates: Collection[str]) -> None:
@@ -137,8 +172,10 @@ def newsletter_list(output: Output, zone: str) -> None:
         for value in defined_newsletters(log).all():
             comes, ((_, local),) = _ahead(value, zone, log.clock.now(), 1)
             shown = value["newsletter_id"], value["revision"], value["name"], comes, local
-            rows.append((*shown, value["max_items"], value["from_address"]))
-    output.table("Newsletters", ["newsletter_id", "revision", "name", "comes", "next_local", "max_items", "from_address"], rows)
+            looks = value["template"], value["subject"], _variants(value["variants"])
+            rows.append((*shown, *looks, value["max_items"], value["from_address"]))
+    columns = ["newsletter_id", "revision", "name", "comes", "next_local", "template", "subject", "variants", "max_items"]
+    output.table("Newsletters", [*columns, "from_address"], rows)
 
 
 @newsletter.command("next", epilog="Example: newswire newsletter next daily --zone Europe/Berlin --count 7")

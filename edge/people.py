@@ -8,6 +8,7 @@ import click
 
 from core.errors import EventRefused, InputError
 from core.names import CHANNELS, USUAL_HOUR
+from edge.advice import of_changes, of_profiles, say, unknown_newsletters, usual_hours
 from edge.publishing import parse_topics
 from runtime.output import Output
 from runtime.settings import Settings
@@ -58,8 +59,15 @@ def _minute(text: str, field: str) -> int:
 
 
 def _newsletter_time(text: str) -> int:
+    from core.cadence import DAY_MIN, minute_text
+    from core.zones import SLOT_MIN
+
     named = {"default": -1, "usual": USUAL_HOUR}
-    return named[text] if text in named else _minute(text, "newsletter_time")
+    minute = named[text] if text in named else _minute(text, "newsletter_time")
+    if minute > 0 and minute % SLOT_MIN:
+        earlier, later = minute_text(minute - minute % SLOT_MIN), minute_text((minute // SLOT_MIN + 1) * SLOT_MIN % DAY_MIN)
+        raise InputError(f"newsletter_time: {text!r} is no quarter hour; the nearest are {earlier} and {later}")
+    return minute
 
 
 def _days(text: str) -> list[int]:
@@ -134,13 +142,15 @@ def subscribe(output: Output, /, file: str | None, **options: Any) -> None:
     {"hep-ph": 1.0}, "newsletters": ["daily"], "alerts": true, "channels": {"email": "ada@example.org", "slack": "C024BE91L"}};
     the order of channels is the preference, and "verified": false leaves the addresses unverified.
     """
+    from edge.writing import Log
     from runtime.directory import BATCH, Directory
 
     documents, secret = ([], None) if file is not None else _from_options(options)
     profiles = _profiles(file, documents)
     new = 0
     settings = Settings.load()
-    unknown = _unknown_newsletters(settings, {name for p in profiles for name in p.preferences.get("newsletters") or ()})
+    with Log(settings) as log:
+        advice = of_profiles(log, [profile.preferences for profile in profiles])
     with Directory(settings) as directory, output.progress(len(profiles), "registering") as done:
         for start in range(0, len(profiles), BATCH):
             answers = directory.register(profiles[start : start + BATCH])
@@ -149,14 +159,14 @@ def subscribe(output: Output, /, file: str | None, **options: Any) -> None:
     if file is None:
         subscriber_id, (profile,) = answers[0].subscriber_id, profiles
         made = _registered(profile, secret) if new else {}
-        output.item({"subscriber_id": subscriber_id, "new": bool(new), **made, **unknown})
+        output.item({"subscriber_id": subscriber_id, "new": bool(new), **made, **advice})
         if not new:
             output.say(
                 "They are known and were left unchanged: `newswire prefer` changes preferences, `newswire link` addresses."
             )
     else:
-        output.item({"registered": new, "known": len(profiles) - new, **unknown})
-    _warn(output, unknown)
+        output.item({"registered": new, "known": len(profiles) - new, **advice})
+    say(output, advice)
 
 
 def _registered(profile: "Profile", secret: str | None) -> dict[str, Any]:
@@ -165,23 +175,6 @@ def _registered(profile: "Profile", secret: str | None) -> dict[str, Any]:
     shown = {"time_zone": profile.registered["time_zone"], "newsletters": wanted.get("newsletters") or []}
     shown |= {"alerts": bool(wanted.get("alerts")), "channels": wanted["channels"], "verified": profile.verified}
     return shown if secret is None else {**shown, "webhook_secret": secret}
-
-
-def _unknown_newsletters(settings: Settings, wanted: set[str]) -> dict[str, list[str]]:
-    """Return which of these newsletters are not defined, as a field of an answer; nothing when all are."""
-    from edge.newsletters import defined_newsletters
-    from edge.writing import Log
-
-    if not wanted:
-        return {}
-    with Log(settings) as log:
-        known = {definition["newsletter_id"] for definition in defined_newsletters(log).all()}
-    return {"unknown_newsletters": sorted(wanted - known)} if wanted - known else {}
-
-
-def _warn(output: Output, unknown: dict[str, list[str]]) -> None:
-    for name in unknown.get("unknown_newsletters", ()):
-        output.say(f"There is no newsletter {name!r} (`newswire newsletter list` shows them): nothing comes until it is defined.")
 
 
 def _profiles(file: str | None, documents: list[dict[str, Any]]) -> "list[Profile]":
@@ -231,20 +224,27 @@ def _from_options(options: dict[str, Any]) -> tuple[list[dict[str, Any]], str | 
 @click.pass_obj
 def prefer(output: Output, /, subscriber: str, **options: Any) -> None:
     """Change preferences of SUBSCRIBER: what is named replaces that field, the rest stays as it is."""
+    from edge.writing import Log
     from runtime.directory import Directory, read_subscriber_id
 
     changes, subscriber_id = read_preferences(options), read_subscriber_id(subscriber)
     if not changes:
         raise InputError("preferences: expected at least one option, such as --topics hep-ph")
     settings = Settings.load()
-    unknown = _unknown_newsletters(settings, set(changes.get("newsletters") or ()))
     with Directory(settings) as directory:
         try:
             directory.prefer(subscriber_id, changes)
         except EventRefused as error:
             raise InputError(f"{error.field}: {error.reason}") from None
-    output.item({"subscriber_id": subscriber_id, "changed": sorted(changes), **unknown})
-    _warn(output, unknown)
+    shown = {name: given for name, given in options.items() if name in _READ and given is not None}
+    with Log(settings) as log:
+        advice = of_changes(log, subscriber_id, changes)
+        hours = usual_hours(log, subscriber_id) if changes.get("local_minute") == USUAL_HOUR else []
+    hour = {"usual_hour": hours} if output.json_mode and hours else {}
+    output.item({"subscriber_id": subscriber_id, "changed": sorted(shown), **shown, **advice, **hour})
+    for sentence in hours:
+        output.say(sentence)
+    say(output, advice)
 
 
 @click.command(
@@ -296,6 +296,7 @@ def unlink(output: Output, subscriber: str, channel: str) -> None:
 @click.pass_obj
 def unsubscribe(output: Output, subscriber: str, newsletter: str | None, alerts: bool, everything: bool) -> None:
     """Unsubscribe SUBSCRIBER from one newsletter, from alerts, or from everything; it holds before the next send."""
+    from edge.writing import Log
     from runtime.directory import Directory, read_subscriber_id
 
     subscriber_id = read_subscriber_id(subscriber)
@@ -303,8 +304,9 @@ def unsubscribe(output: Output, subscriber: str, newsletter: str | None, alerts:
         raise InputError("kind: expected one of --newsletter ID, --alerts and --all")
     kind = "newsletter" if newsletter is not None else "alerts" if alerts else "all"
     settings = Settings.load()
-    unknown = _unknown_newsletters(settings, set() if newsletter is None else {newsletter})
+    with Log(settings) as log:
+        advice = unknown_newsletters(log, [] if newsletter is None else [newsletter])
     with Directory(settings) as directory:
         directory.unsubscribe(subscriber_id, kind, newsletter)
-    output.item({"subscriber_id": subscriber_id, "kind": kind, "newsletter_id": newsletter, **unknown})
-    _warn(output, unknown)
+    output.item({"subscriber_id": subscriber_id, "kind": kind, "newsletter_id": newsletter, **advice})
+    say(output, advice)

@@ -5,8 +5,9 @@ Needs Kafka and the registry only. Writes nothing to the log; with --inbox it ha
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -30,7 +31,7 @@ PREVIEW: Final = "preview"
 @click.command(epilog="Example: newswire preview daily --language de --output daily.html")
 @click.argument("newsletter", required=False)
 @click.option("--subscriber", help="As this subscriber had it last, or would: language and topics are theirs.")
-@click.option("--channel", type=click.Choice(CHANNELS), default="email", show_default=True, help="Channel.")
+@click.option("--channel", type=click.Choice(CHANNELS), help="Channel; by default the subscriber's first one, else email.")
 @click.option("--language", help="BCP 47 tag, such as de.")
 @click.option("--variant", help="Variant of the newsletter's experiment.")
 @click.option("--output", "file", type=click.Path(dir_okay=False), help="Write to FILE; the text of a mail goes beside it.")
@@ -38,13 +39,14 @@ PREVIEW: Final = "preview"
 @click.option("--check", is_flag=True, help="Check the mail templates instead, those of NEWSWIRE_TEMPLATES too.")
 @click.pass_obj
 def preview(
-    output: Output, newsletter: str | None, subscriber: str | None, channel: str, language: str | None, variant: str | None,
-    file: str | None, inbox: bool, check: bool,
+    output: Output, newsletter: str | None, subscriber: str | None, channel: str | None, language: str | None,
+    variant: str | None, file: str | None, inbox: bool, check: bool,
 ) -> None:  # fmt: skip
     """Show what an issue of NEWSLETTER looks like, made of the newest publications in the log.
 
-    With --subscriber it is the issue that they were given last, if there is one within 7 days. Without --output or --inbox
-    the text part of a mail, or the JSON of another channel, is printed.
+    With --subscriber it is the issue that they were given last, if there is one within 7 days, else the one that the ranking
+    would give them now; what it is, is said. Without --output or --inbox the text part of a mail, or the JSON of another channel,
+    is printed.
     """
     settings = Settings.load()
     if check:
@@ -53,16 +55,28 @@ def preview(
         return
     if newsletter is None:
         raise InputError("name a newsletter, such as `newswire preview daily`; `newswire newsletter list` has them")
+    _check_language(language)
     parts = _rendered(settings, newsletter, channel, subscriber, language, variant)
+    channel, said = parts["channel"], {name: parts[name] for name in ("channel", "template", "shows")}
     if inbox:
         from edge.inbox import deliver
 
-        output.item({"channel": channel, "template": parts["template"], "inbox": deliver(settings, channel, parts)})
+        output.item({**said, "inbox": deliver(settings, channel, parts)})
     if file:
         written = _write(Path(file), channel, parts)
-        output.item({"channel": channel, "template": parts["template"], "written": [str(path) for path in written]})
+        output.item({**said, "written": [str(path) for path in written]})
     if not inbox and not file:
         output.item(parts) if output.json_mode else output.say(_shown(channel, parts))
+        if not output.json_mode:
+            click.echo(f"This shows {parts['shows']}.", err=True)
+
+
+def _check_language(language: str | None) -> None:
+    from core.checks import language as check
+
+    problem = check(language) if language is not None else None
+    if problem is not None:
+        raise InputError(f"language: {language!r} {problem}")
 
 
 def _check(output: Output, settings: Settings) -> bool:
@@ -86,19 +100,21 @@ def _check(output: Output, settings: Settings) -> bool:
 
 
 def _rendered(
-    settings: Settings, newsletter: str, channel: str, subscriber: str | None, language: str | None, variant: str | None
+    settings: Settings, newsletter: str, asked: str | None, subscriber: str | None, language: str | None, variant: str | None
 ) -> dict[str, Any]:
     """Return what the sink of a channel would hand to its provider, and the template that made it."""
     from core.rendering import discord, slack, webhook
     from core.rendering.email import newsletter_email
     from edge.writing import Log
     from runtime.templates import load_templates
+    from runtime.topic_names import load_topic_names
 
-    templates = load_templates(settings)
+    templates, names = load_templates(settings), load_topic_names(settings)
     with Log(settings) as log:
-        issue, sender = _issue(log, templates, newsletter, channel, subscriber, language, variant)
+        issue, sender, channel, shows = _issue(log, templates, newsletter, asked, subscriber, language, variant)
         now = log.clock.now()
-    parts: dict[str, Any] = {"template": issue.template.id, "from_address": sender}
+    issue = replace(issue, topic_names=names[issue.language])
+    parts: dict[str, Any] = {"channel": channel, "template": issue.template.id, "shows": shows, "from_address": sender}
     if channel == "email":
         mail = newsletter_email(issue)
         return {**parts, "subject": mail.subject, "html": mail.html, "text": mail.text, "unsubscribe_url": issue.unsubscribe_url}
@@ -112,28 +128,40 @@ def _rendered(
 
 
 def _issue(
-    log: "Log", templates: Mapping[str, "MailTemplate"], newsletter: str, channel: str, subscriber: str | None,
+    log: "Log", templates: Mapping[str, "MailTemplate"], newsletter: str, asked: str | None, subscriber: str | None,
     language: str | None, variant: str | None,
-) -> "tuple[Issue, str]":  # fmt: skip
-    """Return the issue and the mail address that sends it; InputError says what there is instead of what was asked for."""
+) -> "tuple[Issue, str, str, str]":  # fmt: skip
+    """Return the issue, the mail address that sends it, its channel, and what it shows.
+
+    InputError says what there is instead of what was asked for.
+    """
     from core.rendering.catalogue import look_of
     from core.rendering.model import Issue
     from core.rendering.phrases import language_of
     from edge.campaigns import definition_of
+    from runtime.directory import read_subscriber_id
 
     definition = definition_of(log, newsletter)
     if variant is not None and variant not in [one["name"] for one in definition["variants"]]:
         raise InputError(f"variant: {newsletter} has none named {variant}")
-    reads, topics = _reader(log, subscriber) if subscriber else (None, [])
-    group, items = f"{log.clock.now():%Y-%m-%dT%H:%M}", list["IssueItem"]()
+    group, shows = f"{log.clock.now():%Y-%m-%dT%H:%M}", "the newest publications that it could contain"
+    reads, channel, look, items = None, asked or "email", None, list["IssueItem"]()
     if subscriber:
-        group, items, variant = _given(log, definition, channel, subscriber, group, variant)
-    items = items or _newest(log, definition, topics)
+        subscriber = read_subscriber_id(subscriber)
+        reads, topics, channel = _reader(log, subscriber, asked)
+        given = _given(log, definition, channel, subscriber)
+        if given is not None and given.items:
+            group, items, shows = given.group, given.items, f"the issue of {given.group} that they were given"
+            variant, look = variant or given.variant, None if variant else given.look
+        else:
+            items, own, shows = _foreseen(log, definition, subscriber)
+            variant = variant or own
+    items = items or _newest(log, definition, topics if subscriber else [])
     if not items:
         raise InputError(
             f"newsletter: nothing that {newsletter} could contain was approved yet; publish something, and wait for its score"
         )
-    subject, name = look_of(definition, variant)
+    subject, name = look or look_of(definition, variant)
     if name not in templates:
         raise InputError(f"template: {newsletter} names {name}, which is not there; there are {', '.join(sorted(templates))}")
     issue = Issue(
@@ -149,26 +177,54 @@ def _issue(
         template=templates[name],
         delivery_id=PREVIEW,
     )
-    return issue, definition["from_address"]
+    return issue, definition["from_address"], channel, shows
 
 
-def _reader(log: "Log", subscriber: str) -> tuple[str, list[str]]:
-    """Return language and declared topics of a subscriber; InputError when there is none."""
-    language, topics = None, list[str]()
-    for event in log.events_of(log.topics.subscribers, [subscriber.strip().lower()]):
+def _reader(log: "Log", subscriber: str, asked: str | None) -> tuple[str, list[str], str]:
+    """Return language, declared topics and channel of a subscriber; InputError without them, or without an address there."""
+    from core.subscribers import SubscriberTable
+    from edge.foreseeing import channels_of
+
+    language, topics, table = None, list[str](), SubscriberTable()
+    for event in log.events_of(log.topics.subscribers, [subscriber]):
+        table.apply(event)
         if event.name in ("SubscriberRegistered", "PreferencesChanged"):
             language = event.value.get("language") or language
             given = event.value.get("topics")
             topics = [topic["topic"] for topic in given] if given is not None else topics
     if language is None:
         raise InputError("subscriber: there is none with this id; `newswire subscribe` prints the ids that it gives")
-    return language, topics
+    channels = channels_of(table, subscriber)
+    if asked is not None and asked not in channels:
+        has = f"they have {', '.join(channels)}" if channels else "they have none at all"
+        raise InputError(f"channel: this subscriber has no verified address on {asked}; {has}")
+    return language, topics, asked or (channels[0] if channels else "email")
 
 
-def _given(
-    log: "Log", definition: Mapping[str, Any], channel: str, subscriber: str, group: str, variant: str | None
-) -> "tuple[str, list[IssueItem], str | None]":
-    """Return group, items and variant of the newest issue of the newsletter that a subscriber was given on a channel.
+def _foreseen(log: "Log", definition: Mapping[str, Any], subscriber: str) -> "tuple[list[IssueItem], str | None, str]":
+    """Return what a subscriber would be given now, their variant, and in words what it is; no items when there are none."""
+    from core.rendering.model import IssueItem, ItemContent
+    from edge.foreseeing import foreseen
+
+    would = foreseen(log, definition, subscriber)
+    found = log.read_positions(log.topics.publications, [place for place, _ in would.items])
+    items = [IssueItem(ItemContent.of(found[place].value), reason) for place, reason in would.items if place in found]
+    obstacle = would.obstacle or "its publications are not in the log any more"
+    missing = f"the newest publications, which are not chosen for them: {obstacle}"
+    return items, would.variant, "what the ranking would give them now" if items else missing
+
+
+class _Given(NamedTuple):
+    """An issue that somebody was given; look is subject and template."""
+
+    group: str
+    items: "list[IssueItem]"
+    variant: str | None
+    look: tuple[str, str] | None
+
+
+def _given(log: "Log", definition: Mapping[str, Any], channel: str, subscriber: str) -> _Given | None:
+    """Return the newest issue of the newsletter that a subscriber was given on a channel, None when there is none.
 
     What was retracted since is left out, as a sink does.
     """
@@ -176,11 +232,11 @@ def _given(
 
     wanted = definition["newsletter_id"]
     last = None
-    for event in log.events_of(log.topics.deliveries(channel, "bulk"), [subscriber.strip().lower()]):
+    for event in log.events_of(log.topics.deliveries(channel, "bulk"), [subscriber]):
         if event.name == "DeliveryRequested" and event.value["newsletter_id"] == wanted:
             last = event.value
     if last is None:
-        return group, [], variant
+        return None
     places = [(item["content_partition"], item["content_offset"]) for item in last["items"]]
     found = log.read_positions(log.topics.publications, places)
     pairs = zip(last["items"], places, strict=True)
@@ -194,7 +250,8 @@ def _given(
         for item, place in pairs
         if place in found and item["publication_id"] not in withdrawn
     ]
-    return last["issue_group"] or group, items, variant or last["variant"]
+    look = (last["subject"], last["template"]) if last["subject"] and last["template"] else None
+    return _Given(last["issue_group"] or "", items, last["variant"], look)
 
 
 def _newest(log: "Log", definition: Mapping[str, Any], topics: list[str]) -> "list[IssueItem]":

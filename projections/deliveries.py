@@ -89,10 +89,10 @@ on conflict do nothing
 
 _STATES = """
 insert into deliveries as t (delivery_id, source_id, subscriber_id, channel, attempt, state, reason, state_at, sent_at,
-                             confirmed_at)
+                             confirmed_at, template)
 select * from unnest(%(ids)s::text[], %(sources)s::text[], %(subscribers)s::uuid[], %(channels)s::text[], %(attempts)s::int[],
                      %(states)s::int2[], %(reasons)s::text[], %(state_at)s::timestamptz[], %(sent)s::timestamptz[],
-                     %(confirmed)s::timestamptz[])
+                     %(confirmed)s::timestamptz[], %(templates)s::text[])
 on conflict (delivery_id) do update set
     attempt = greatest(t.attempt, excluded.attempt),
     state = case when (excluded.attempt, excluded.state) > (t.attempt, t.state) then excluded.state else t.state end,
@@ -102,6 +102,9 @@ on conflict (delivery_id) do update set
     state_at = case when (excluded.attempt, excluded.state) > (t.attempt, t.state) then excluded.state_at
                     when (excluded.attempt, excluded.state) = (t.attempt, t.state) then least(t.state_at, excluded.state_at)
                     else t.state_at end,
+    template = case when (excluded.attempt, excluded.state, t.state_at, coalesce(t.reason, ''))
+                       > (t.attempt, t.state, excluded.state_at, coalesce(excluded.reason, ''))
+                    then excluded.template else t.template end,
     sent_at = least(t.sent_at, excluded.sent_at),
     confirmed_at = least(t.confirmed_at, excluded.confirmed_at)
 where (excluded.attempt, excluded.state) > (t.attempt, t.state)
@@ -275,15 +278,16 @@ class _Row:
     state_at: datetime | None = None
     sent_at: datetime | None = None
     confirmed_at: datetime | None = None
+    template: str | None = None
 
-    def report(self, attempt: int, state: int, at: datetime, reason: str | None) -> None:
+    def report(self, attempt: int, state: int, at: datetime, reason: str | None, template: str | None) -> None:
         """Take in an outcome: the latest attempt's highest state wins, within a state the earliest, then the first reason."""
         if (attempt, state) > (self.attempt, self.state):
-            self.attempt, self.state, self.state_at, self.reason = attempt, state, at, reason
+            self.attempt, self.state, self.state_at, self.reason, self.template = attempt, state, at, reason, template
         elif (attempt, state) == (self.attempt, self.state):
             assert self.state_at is not None
             if (at, reason or "") < (self.state_at, self.reason or ""):
-                self.state_at, self.reason = at, reason
+                self.state_at, self.reason, self.template = at, reason, template
         if state == _SENT:
             self.sent_at = _earliest(self.sent_at, at)
         elif state == _CONFIRMED:
@@ -301,7 +305,7 @@ def _fold(rows: dict[str, _Row], event: Event) -> None:
     if row is None:
         row = rows[delivery_id] = _Row(value["source_id"], value["subscriber_id"], value["channel"])
     if event.name != "DeliveryRequested":  # which says only that it is pending
-        row.report(value["attempt"], _RANK[event.name], value["occurred_at"], value["reason"])
+        row.report(value["attempt"], _RANK[event.name], value["occurred_at"], value["reason"], value["template"])
 
 
 def _states(rows: dict[str, _Row]) -> Statement:
@@ -317,6 +321,7 @@ def _states(rows: dict[str, _Row]) -> Statement:
         "state_at": times(r.state_at for r in folded),
         "sent": times(r.sent_at for r in folded),
         "confirmed": times(r.confirmed_at for r in folded),
+        "templates": texts(r.template for r in folded),
     }
     return Statement(_STATES, params)
 
@@ -366,7 +371,7 @@ def _topics(topics: Topics) -> tuple[str, ...]:
 
 DELIVERIES = Projection(
     name="deliveries",
-    version=3,
+    version=4,
     topics=_topics,
     tables=("sources", "chunks", "dropped_copies", "deliveries", "gated"),
     views=("deliveries", "gated", "skips", "accounting", "sources"),

@@ -12,8 +12,8 @@ from projections.catalogue import PROJECTIONS, projection
 from projections.engine import Engine
 from projections.model import Projection
 from runtime import collector, failpoints, metrics
-from runtime.deadletters import EXIT_CODE
 from runtime.logs import configure
+from runtime.producer import EXIT_CODE
 from runtime.settings import Settings
 from schemas.codec import SchemaSource
 

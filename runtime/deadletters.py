@@ -26,14 +26,12 @@ import orjson
 from core.errors import CodecError, EventRefused, KeyDestroyed, Unavailable
 from runtime import metrics
 from runtime.keys import KeyStore
-from runtime.producer import MAX_MESSAGE_BYTES, Producer
+from runtime.producer import EXIT_CODE, MAX_MESSAGE_BYTES, Producer
 from runtime.settings import Settings
 from schemas.partition import partition_for
 from schemas.records import Raw, Record
 from schemas.topics import Topics
 
-EXIT_CODE = 70
-"""Exit code of a process that ends because going on would lose an event."""
 ATTEMPTS = 3
 """Sends of a dead letter, of up to 30 s each, before the process ends."""
 MAX_ORIGINAL_BYTES: Final = MAX_MESSAGE_BYTES - 65_536

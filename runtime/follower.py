@@ -136,6 +136,9 @@ class LogFollower:
                 raise KafkaException(error)
             return
         raw = to_raw(message)
+        if self._codec.is_tombstone(raw):
+            self._positions[tp] = raw.offset + 1
+            return
         try:
             event = self._decoded(raw)
         except CodecError as wrong:

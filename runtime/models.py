@@ -4,27 +4,14 @@ Consumes the `models` topic with a plain consumer, from its beginning to its end
 nothing. State: none. Blocks; for threads.
 """
 
-from dataclasses import dataclass
-from datetime import datetime
-
 from core.errors import CodecError, InputError
 from core.model import Model, load
-from core.model_parts import Published
+from core.model_parts import Activation, Published
 from runtime.clock import Clock
 from runtime.reading import admin_client, end_offsets, partitions_of, read_range, start_offsets
 from runtime.settings import Settings
 from schemas.codec import Codec
 from schemas.topics import Topics
-
-
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """One ModelActivated."""
-
-    version: str
-    previous: str | None
-    by: str
-    at: datetime
 
 
 class ModelLog:
@@ -35,12 +22,17 @@ class ModelLog:
         self._admin = admin_client(settings)
 
     def read(self) -> tuple[dict[str, Published], list[Activation]]:
-        """Return every version that is in the log, and the activations in their order."""
+        """Return every version that is in the log and was not dropped, and the activations in their order."""
         published: dict[str, Published] = {}
         activations: list[Activation] = []
         places = partitions_of(self._admin, [self._topic])
         starts, ends = start_offsets(self._admin, places), end_offsets(self._admin, places)
         for raw in read_range(self._settings, starts, ends, clock=self._clock):
+            if self._codec.is_tombstone(raw):
+                version, _, part = (raw.key or b"").decode().rpartition("/")
+                if version in published and published[version].drop(int(part)):
+                    del published[version]
+                continue
             try:
                 event = self._codec.decode(raw)
             except CodecError:
@@ -58,7 +50,7 @@ class ModelLog:
         published, _ = self.read()
         if version not in published:
             known = ", ".join(sorted(published)) or "none"
-            raise InputError(f"Model {version} cannot be used: it is not published. Published: {known}.")
+            raise InputError(f"Model {version} cannot be used: it was never published, or was dropped since. Published: {known}.")
         return opened(published[version])
 
 

@@ -22,13 +22,13 @@ _ID: Final = re.compile(r"^\S*([0-9a-f]{8}-[0-9a-f]{4}-|@\d{4}-)\S*$")
 
 
 def plain(value: Any) -> str:
-    """Return a value as people read it: yes and no, a dash for nothing, UTC times to the second."""
+    """Return a value as people read it: yes and no, a dash for nothing, UTC times to the second and with a Z."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="seconds")
+        return value.isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int):
@@ -44,7 +44,7 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, (date, datetime)):
-        return value.isoformat()
+        return value.isoformat().replace("+00:00", "Z")
     return str(value)
 
 
@@ -55,7 +55,9 @@ class Output:
         self.json_mode = json_mode
 
     def _json(self, value: Any) -> None:
-        sys.stdout.write(orjson.dumps(value, default=_jsonable, option=orjson.OPT_NON_STR_KEYS).decode() + "\n")
+        sys.stdout.write(
+            orjson.dumps(value, default=_jsonable, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z).decode() + "\n"
+        )
         sys.stdout.flush()
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

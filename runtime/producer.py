@@ -7,6 +7,7 @@ their order per partition. A record whose `send` raised may be in the log all th
 import asyncio
 import functools
 import logging
+import os
 import threading
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ from core.errors import SetupError, Unavailable
 from runtime import metrics
 from runtime.clock import Clock, SystemClock
 from runtime.settings import Settings
-from schemas.records import Record
+from schemas.records import Record, Tombstone
 
 MAX_MESSAGE_BYTES = 2_097_152
 """Largest record and request, as on the broker and in every consumer."""
@@ -33,6 +34,8 @@ LINGER_MS = 2
 _POLL_S = 1.0
 """How often the poll thread looks whether it should stop; reports and errors wake it at once."""
 _FULL_QUEUE_PAUSE_S = 0.01
+EXIT_CODE = 70
+"""Exit code of a process that ends because going on would lose an event."""
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +109,13 @@ class Producer:
         self._thread.start()
 
     def _poll(self) -> None:
-        while not self._stopping.is_set():
-            self._client.poll(_POLL_S)
+        try:
+            while not self._stopping.is_set():
+                self._client.poll(_POLL_S)
+        except BaseException:
+            log.critical("the producer's thread ended: no report would be seen any more", exc_info=True)
+            logging.shutdown()
+            os._exit(EXIT_CODE)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
@@ -116,7 +124,7 @@ class Producer:
         else:
             log.warning("producer: %s", error.str())
 
-    def _enqueue(self, record: Record, batch: _Batch, index: int) -> bool:
+    def _enqueue(self, record: Record | Tombstone, batch: _Batch, index: int) -> bool:
         """Return False when the queue is full; nothing was enqueued then."""
         if self._fatal is not None:
             raise RuntimeError(f"the producer failed for good: {self._fatal.str()}")
@@ -155,7 +163,7 @@ class Producer:
         metrics.PRODUCE_SECONDS.observe(self._clock.monotonic() - began)
         return offsets
 
-    def send_sync(self, records: Sequence[Record], timeout_s: float = DELIVERY_TIMEOUT_S) -> list[int]:
+    def send_sync(self, records: Sequence[Record | Tombstone], timeout_s: float = DELIVERY_TIMEOUT_S) -> list[int]:
         """Do the same from a thread without an event loop; ProduceFailed also when `timeout_s` has passed."""
         if not records:
             return []

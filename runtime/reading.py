@@ -76,6 +76,18 @@ def make_consumer(settings: Settings, group: str | None, **config: Any) -> Consu
     return Consumer(values, logger=_librdkafka_log)
 
 
+def membership(settings: Settings, group: str) -> dict[str, Any]:
+    """Return what `make_consumer` takes for a member that subscribes: how partitions are shared, how long it may be silent."""
+    static = {"group_instance_id": f"{settings.instance_id}.{group}"} if settings.instance_id else {}
+    timeout_ms = round(settings.session_timeout_s * 1000)
+    return {
+        "partition_assignment_strategy": "cooperative-sticky",
+        "session_timeout_ms": timeout_ms,
+        "heartbeat_interval_ms": timeout_ms // 5,
+        **static,
+    }
+
+
 def to_raw(message: Message) -> Raw:
     """Return a consumed record as plain data; the message must carry no error."""
     assert message.error() is None

@@ -126,10 +126,19 @@ class Settings:
     templates: str = _setting(
         "NEWSWIRE_TEMPLATES", "", "Folder (absolute) with mail templates of one's own, name.mjml and name.txt; checked at start."
     )
+    topic_names: str = _setting(
+        "NEWSWIRE_TOPIC_NAMES", "", "JSON file (absolute) with the names of topics that readers see, see runtime/topic_names.py."
+    )
     snapshot_interval_s: float = _setting("NEWSWIRE_SNAPSHOT_INTERVAL_S", 30.0, "Shortest time between two snapshots of a shard.")
+    readership_interval_s: float = _setting(
+        "NEWSWIRE_READERSHIP_INTERVAL_S", 5.0, "Shortest time between two counts of how much a shard's subscribers read."
+    )
     instance_id: str = _setting("NEWSWIRE_INSTANCE_ID", "", "Static group membership when set; empty is dynamic.")
     session_timeout_s: float = _setting(
         "NEWSWIRE_SESSION_TIMEOUT_S", 15.0, "Partitions of a killed worker go to others after this; brokers allow 6 and more."
+    )
+    stalled_s: float = _setting(
+        "NEWSWIRE_STALLED_S", 120.0, "A stream that leaves events lying for so long starts anew; longer than a rebalance."
     )
     state_dir: str = _setting("NEWSWIRE_STATE_DIR", ".newswire/state", "Folder for Faust's own files.")
     metrics_port: int = _setting("NEWSWIRE_METRICS_PORT", 0, "Port of /metrics and /health on loopback; 0 is none.")

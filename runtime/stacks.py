@@ -8,15 +8,15 @@ import asyncio
 import faulthandler
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 
-def on_signal(loops: Callable[[], Iterable[asyncio.AbstractEventLoop]]) -> None:
-    """From now on SIGUSR2 writes the stacks; `loops` returns the event loops whose tasks are shown. For the main thread."""
+def on_signal(*loops: asyncio.AbstractEventLoop) -> None:
+    """From now on SIGUSR2 writes the stacks, and those of the tasks of these event loops. For the main thread."""
 
     def show(number: int, frame: object) -> None:
-        for loop in loops():
+        for loop in loops:
             for task in asyncio.all_tasks(loop):
                 print(f"Task {task.get_name()}:", *_awaited(task.get_coro()), sep="\n  ", file=sys.stderr)
         sys.stderr.flush()

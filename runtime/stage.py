@@ -16,18 +16,21 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from core.errors import CodecError, EventRefused, Unavailable
-from runtime import collector, failpoints, logs, metrics, stacks
+from runtime import collector, failpoints, logs, metrics, stacks, stalls
 from runtime.batches import Batcher
 from runtime.clock import Clock, SystemClock
-from runtime.deadletters import EXIT_CODE, dead_letter
+from runtime.deadletters import dead_letter
 from runtime.kafka import Producer, ensure_first_offsets
+from runtime.producer import EXIT_CODE
 from runtime.retry import backoff
 from runtime.settings import Settings
 from schemas.codec import Cipher, Codec, SchemaSource
@@ -89,10 +92,13 @@ class Stage:
         self.generation = -1
         self.continuous = False
         """Whether the assignment followed directly on the one before: then nobody else owned our partitions between."""
+        self.handling = 0
+        """How many events or batches are being handled at this moment, or wait for what they need."""
         self._consumed: list[str] = []
         self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.app = _make_app(self)
+        self.spawn(partial(stalls.watch, self))
 
     def consume(self, topic: str, handler: Handler) -> None:
         """Handle the events of a topic one by one, in order per partition."""
@@ -101,9 +107,10 @@ class Stage:
             stream.enable_acks = False
             async for event in stream.events():
                 message = event.message
-                decoded = await self._decoded(message)
-                if decoded is not None:
-                    await self._settle([(message, decoded)], lambda events: handler(events[0]))
+                with self._in_hand():
+                    decoded = await self._decoded(message)
+                    if decoded is not None:
+                        await self._settle([(message, decoded)], lambda events: handler(events[0]))
 
         self._add_agent(topic, agent)
 
@@ -117,11 +124,13 @@ class Stage:
             stream.enable_acks = False
 
             async def handle(batch: list[tuple[Any, Event]]) -> None:
-                await self._settle(batch, handler)
+                with self._in_hand():
+                    await self._settle(batch, handler)
 
             batcher = Batcher(handle, max_events, within_s, self.die)
             async for event in stream.events():
-                decoded = await self._decoded(event.message)
+                with self._in_hand():
+                    decoded = await self._decoded(event.message)
                 if decoded is not None:
                     await batcher.add((event.message, decoded))
 
@@ -163,13 +172,29 @@ class Stage:
         """Return whether the message was fetched under an assignment that is not the present one."""
         return bool(message.generation_id != self.app.consumer_generation_id)
 
+    @contextmanager
+    def _in_hand(self) -> Iterator[None]:
+        self.handling += 1
+        try:
+            yield
+        finally:
+            self.handling -= 1
+
+    def committed(self) -> dict[tuple[str, int], int]:
+        """Return the committed offset of each partition of the present assignment."""
+        consumer = self.app.consumer
+        return {(tp.topic, tp.partition): consumer._committed_offset[tp] or 0 for tp in consumer.assignment()}
+
     def leaving(self) -> bool:
         """Return whether a rebalance or the stop waits for the events that are being handled."""
         return bool(self.app.should_stop or not self.app.flow_control.is_active())
 
     async def _decoded(self, message: Any) -> Event | None:
-        """Return the event; None when it was dead-lettered and acknowledged, or abandoned."""
+        """Return the event; None when it was dead-lettered and acknowledged, or abandoned, or is a tombstone."""
         raw, first_at, attempt = _raw(message), self.clock.now(), 0
+        if self.codec.is_tombstone(raw):
+            self._acknowledge(message)
+            return None
         while True:
             attempt += 1
             try:
@@ -279,7 +304,7 @@ class Stage:
             loop.add_signal_handler(number, stopping.set)
         loop.set_exception_handler(self._on_loop_error)
         await self.app.start()
-        stacks.on_signal(lambda: (loop, self.app.consumer._thread.thread_loop))
+        stacks.on_signal(loop, self.app.consumer._thread.thread_loop)
         if self.on_started is not None:
             await self.on_started()
         for function in self._spawned:

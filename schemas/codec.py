@@ -204,6 +204,10 @@ class Codec:
         except (UnicodeDecodeError, ValueError):
             raise BadHeaders(f"{name}: a CloudEvents header is no UTF-8 text, or ce_time no RFC 3339 time with a zone") from None
 
+    def is_tombstone(self, raw: Raw) -> bool:
+        """Return whether a record only takes its key out of a compacted topic; it is no event, and nothing is wrong with it."""
+        return raw.value is None and self._spec(raw.topic).compacted
+
     def decode_value(self, topic: str, value: bytes) -> tuple[str, dict[str, Any]]:
         """Return name and value alone, without looking at key, headers and partition."""
         reader, decoded = self._read(topic, value)

@@ -19,6 +19,17 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What takes the records of a key out of a compacted topic."""
+
+    topic: str
+    key: bytes
+    partition: int
+    headers: Headers = ()
+    value: None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Raw:
     """A record as it was consumed, not decoded; value is None for a tombstone."""
 

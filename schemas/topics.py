@@ -58,6 +58,11 @@ class TopicSpec:
     """Full name of its dead-letter topic."""
 
     @property
+    def compacted(self) -> bool:
+        """Whether only the newest record of a key is kept, so that a tombstone takes a key out."""
+        return self.config["cleanup.policy"] == "compact"
+
+    @property
     def personal(self) -> bool:
         """Whether an event of it has an encrypted field, so that a producer's mistake could put personal data in the clear."""
         return any(plan.encrypted or plan.encrypted_nested for plan in map(plan_of, self.events))
@@ -105,6 +110,7 @@ class Topics:
     newsletters: str
     controls: str
     models: str
+    readership: str
     audience_alerts: str
     audience_newsletters: str
     decisions_urgent: str

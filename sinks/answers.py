@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from core.outcomes import Dead, Outcome, Retry, Unknown
+from core.outcomes import Dead, Refusal, Retry, Unknown
 from sinks.provider import ACCOUNT, ACCOUNT_RETRY_S, PROVIDER_ERROR, SOON_S, THROTTLED
 
 QUOTA_RETRY_S: Final = 900.0
@@ -33,7 +33,7 @@ class Answer:
     """One row."""
 
     code: str
-    outcome: Outcome
+    outcome: Refusal
     source: str
     says: str = ""
 
@@ -48,12 +48,13 @@ def _table(rows: Sequence[Answer]) -> Table:
     return MappingProxyType(table)
 
 
-def meaning(table: Table, code: str, text: str = "") -> Outcome | None:
+def meaning(table: Table, code: str, text: str = "") -> Refusal | None:
     """Return what the error comes to, None when no row names it."""
     return next((row.outcome for row in table.get(code, ()) if row.says in text.lower()), None)
 
 
 _STATUS: Final = "botocore sesv2, shape BulkEmailStatus and the documentation of BulkEmailEntryResult.Status"
+_RENDERING: Final = "Amazon SES developer guide, Rendering Failure events, by which SES says so; deploy/sandbox says it at once"
 _MODEL: Final = "botocore sesv2, errors of SendBulkEmail"
 _COMMON: Final = "Amazon SES API v2 reference, Common Errors"
 _VERIFIED: Final = (
@@ -70,6 +71,7 @@ SES_ENTRY: Final = _table(
         Answer("ACCOUNT_THROTTLED", _THROTTLED, _STATUS),
         Answer("ACCOUNT_DAILY_QUOTA_EXCEEDED", Retry(QUOTA_RETRY_S, THROTTLED), _STATUS),
         Answer("TRANSIENT_FAILURE", _SOON, _STATUS),
+        Answer("FAILED", Dead("rendering"), _RENDERING, "renderingfailure"),
         Answer("FAILED", Retry(5.0, PROVIDER_ERROR), _STATUS),
         Answer("MAIL_FROM_DOMAIN_NOT_VERIFIED", _ACCOUNT, _STATUS),
         Answer("CONFIGURATION_SET_NOT_FOUND", _ACCOUNT, _STATUS),

@@ -2,13 +2,13 @@
 
 Consumes delivery-status without a group; produces ControlChanged source/<newsletter_id or alert_id>, stop, by `brake`. State:
 ledger.sends and ledger.returns with the offsets, in one transaction, so that a restart counts nothing twice (what is reported
-twice after a crash adds to the sends, never to the returns). A source that was resumed begins anew.
+twice after a crash adds to the sends, never to the returns). A source that was resumed begins anew; test sends count nothing.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, LiteralString
 
@@ -18,6 +18,7 @@ from psycopg_pool import PoolTimeout
 
 from core.brake import MIN_SENT, WINDOW, Sends, Weight, window
 from core.errors import CodecError, Unavailable
+from core.ids import is_test
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.kafka import admin_client, assign, is_passing, make_consumer, partitions_of, take, to_raw
@@ -146,14 +147,14 @@ class Brake:
             moved[self._topic, partition] = (message.offset() or 0) + 1
             headers = dict(message.headers() or ())
             kind = headers.get("ce_type")
-            if kind == _SENT and (sent := _sent(headers)) is not None:
+            if kind == _SENT and (sent := _sent(headers)) is not None and not is_test(sent[0]):
                 source_id, channel, at = sent
                 source = source_of(source_id)
                 key = (source, channel, self._bucket(source, at), source_id)
                 count, first_at = sends.get(key, (0, at))
                 sends[key] = count + 1, min(first_at, at)
                 self._touched.add((source, channel))
-            elif kind == _FAILED and (value := self._decoded(message)) is not None and value["reason"] in CAME_BACK:
+            elif kind == _FAILED and (value := self._decoded(message)) is not None and _counts(value):
                 source, channel, delivery_id = source_of(value["source_id"]), value["channel"], value["delivery_id"]
                 returns[delivery_id] = (
                     delivery_id, source, channel, value["source_id"], value["reason"], value["occurred_at"],
@@ -218,6 +219,11 @@ class Brake:
             async with self._connection() as connection:
                 await connection.execute("DELETE FROM ledger.sends WHERE since < %s", limit)
                 await connection.execute("DELETE FROM ledger.returns WHERE at < %s", limit)
+
+
+def _counts(value: Mapping[str, Any]) -> bool:
+    """Return whether a failure came back from a reader; a test send is somebody trying something out."""
+    return value["reason"] in CAME_BACK and not is_test(value["source_id"])
 
 
 def _sent(headers: dict[str, bytes]) -> tuple[str, str, datetime] | None:

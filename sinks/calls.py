@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any, Final
 
 from core.flow.retries import SCHEDULES, SHORT_ASK_S, short_wait_s
-from core.outcomes import Dead, Outcome, Retry, Skipped
+from core.outcomes import Dead, Outcome, Refusal, Retry, Skipped
+from core.redacting import shown
 from core.rendering.model import Issue
 from runtime import metrics
 from runtime.clock import Clock
@@ -66,6 +67,11 @@ class Calls:
         self._slots = asyncio.Semaphore(provider.calls)
         self._call_seconds = metrics.STEP_SECONDS.labels(provider.channel, "call")
 
+    def name_templates(self, deliveries: Sequence[Delivery]) -> None:
+        """Note with which template each will be made, before its claim: a notice may come before the outcome is written."""
+        for delivery in deliveries:
+            delivery.template = self._composer.template_id(delivery)
+
     def claimed(self, delivery: Delivery) -> None:
         """Take a claimed delivery."""
         self._flight.take(delivery)
@@ -74,7 +80,7 @@ class Calls:
     async def prepare(self) -> None:
         """Compose and render claimed deliveries and put them together for calls, for ever."""
         while True:
-            deliveries = self._not_held(await gather(self._claimed, COMPOSE_BATCH))
+            deliveries = self._not_held(await self._when_informed(await gather(self._claimed, COMPOSE_BATCH)))
             messages = await persist("compose", partial(self._composer.compose, deliveries))
             for group in grouped(self._provider, self._deliverable(deliveries, messages)):
                 prepared = [p for message in group if (p := self._render(message)) is not None]
@@ -82,6 +88,20 @@ class Calls:
                     await self._groups.put(prepared)
                 if len(group) > 1:
                     await asyncio.sleep(0)  # rendering many is work: let answers be read in between
+
+    def informed(self) -> bool:
+        """Return whether this process knows newsletters and consent well enough to claim and compose; raises what stopped
+        its follower. What that had not read would be taken for missing, and its deliveries for failed."""
+        return self._knowledge.current()
+
+    async def _when_informed(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Wait for it, and return those that may still start."""
+        while not self.informed() and any(map(self._flight.may_start, deliveries)):  # noqa: ASYNC110 - as in _wait
+            await asyncio.sleep(_WAIT_S)
+        going = [d for d in deliveries if self._flight.may_start(d)]
+        for delivery in (d for d in deliveries if not self._flight.may_start(d)):
+            self._settlement.outcome(delivery, Retry(0.0, RELEASED))
+        return going
 
     def _not_held(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Return those that are not held by a stop or a canary; the others are parked before any work is done for them."""
@@ -111,6 +131,7 @@ class Calls:
             return None
         body = self._provider.render(message)
         if isinstance(body, Dead):
+            message.delivery.error = shown(body.error, [message.address]) or None
             self._settlement.outcome(message.delivery, body)
             return None
         return Prepared(message, body)
@@ -292,9 +313,10 @@ class Calls:
         if self._endpoints is not None:
             self._endpoints.answered(group, outcomes)
         again: dict[float, list[tuple[Prepared, Retry]]] = {}
-        for prepared, outcome in zip(group, outcomes, strict=True):
+        errors = said(group, outcomes)
+        for prepared, outcome, error in zip(group, outcomes, errors, strict=True):
             delivery = prepared.message.delivery
-            delivery.call_ms = int((now_s - began) * 1000)
+            delivery.call_ms, delivery.error = int((now_s - began) * 1000), error
             if isinstance(outcome, Retry) and delivery.tries <= len(self._schedule.short_s) and outcome.after_s <= SHORT_ASK_S:
                 delivery.refused = outcome.reason
                 again.setdefault(outcome.after_s, []).append((prepared, outcome))
@@ -336,6 +358,16 @@ class Calls:
         for messages in grouped(self._provider, [p.message for p in going if p.message.delivery.delivery_id in held]):
             bodies = {p.message.delivery.delivery_id: p for p in going}
             await self._start([bodies[m.delivery.delivery_id] for m in messages])
+
+
+def said(group: Sequence[Prepared], outcomes: Sequence[Outcome]) -> list[str | None]:
+    """Return what the provider said of each message of a call, without personal data of any of them; None where it took it."""
+    refusals = {outcome.error for outcome in outcomes if isinstance(outcome, Refusal)}
+    if not refusals:
+        return [None] * len(group)
+    addresses = [one.message.address for one in group]
+    found = {text: shown(text, addresses) or None for text in refusals}
+    return [found[outcome.error] if isinstance(outcome, Refusal) else None for outcome in outcomes]
 
 
 def grouped(provider: Provider, messages: Sequence[Message]) -> list[list[Message]]:

@@ -1,7 +1,8 @@
 """From a claimed delivery to a message: address, content, newsletter, unsubscribe link. What cannot become one is an outcome.
 
 Consumes deliveries; reads the keys database (one statement a batch, in a thread) and content by position (cached).
-Guarantee: a retracted item is left out, a destroyed key ends in Skipped(erased); nothing personal is logged or kept.
+Guarantees: subject and template's name are those that were decided, in each attempt; a retracted item is left out, a destroyed
+key ends in Skipped(erased); nothing personal is logged or kept.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from core.errors import KeyDestroyed, WrongType
 from core.ids import is_test
 from core.names import NOTICE
 from core.outcomes import Dead, Outcome, Skipped
-from core.rendering.catalogue import DEFAULT, look_of
+from core.rendering.catalogue import ALERT, DEFAULT
 from core.rendering.latex import readable
 from core.rendering.model import AlertMessage, Issue, IssueItem, ItemContent, Retraction
 from core.rendering.phrases import language_of, phrases_for
@@ -25,6 +26,7 @@ from runtime.content import ContentReader
 from runtime.keys import KeyStore
 from runtime.settings import Settings
 from runtime.tokens import LIFETIME, TokenKeys, make_unsubscribe_token
+from runtime.topic_names import TopicNames
 from schemas.records import Event
 from schemas.topics import Topics
 from sinks.delivery import Delivery
@@ -47,14 +49,14 @@ class Composer:
 
     def __init__(
         self, settings: Settings, topics: Topics, keys: KeyStore, reader: ContentReader, knowledge: Knowledge,
-        suppressed: Suppressed, templates: Mapping[str, MailTemplate],
+        suppressed: Suppressed, templates: Mapping[str, MailTemplate], topic_names: TopicNames,
     ) -> None:  # fmt: skip
         self._settings, self._topics, self._keys, self._reader, self._knowledge = settings, topics, keys, reader, knowledge
         self._suppressed = suppressed
         self._tokens = TokenKeys.load(settings)
         self._alert_from = parseaddr(settings.alert_from)
         self._items: OrderedDict[_Position, ItemContent] = OrderedDict()
-        self._templates = templates
+        self._templates, self._topic_names = templates, topic_names
         self._not_there: set[str] = set()
         log.info("mail templates: %s", ", ".join(template.id for template in self._templates.values()))
 
@@ -110,8 +112,10 @@ class Composer:
 
     def _one(self, delivery: Delivery, contents: dict[_Position, Event | None]) -> Message | Outcome:
         made = self._message(delivery, contents)
-        if isinstance(made, Message) and isinstance(made.content, Issue) and not made.content.items:
-            return Skipped("empty_issue")
+        if isinstance(made, Message):
+            if isinstance(made.content, Issue) and not made.content.items:
+                return Skipped("empty_issue")
+            delivery.template = self.template_id(delivery)
         return made
 
     def _message(self, delivery: Delivery, contents: dict[_Position, Event | None]) -> Message | Outcome:
@@ -156,9 +160,10 @@ class Composer:
         return message, Sender(name, mail)
 
     def _issue(self, delivery: Delivery, contents: dict[_Position, Event | None]) -> tuple[Issue, Sender] | Outcome:
+        """Return an issue as it was decided, from the newsletter as it is now: who sends, where from, and what it is called."""
         assert delivery.newsletter_id is not None
         definition = self._knowledge.newsletter(delivery.newsletter_id)
-        if definition is None:
+        if definition is None or not delivery.request["subject"]:
             return Dead("content_missing")
         items = []
         for item in delivery.request["items"]:
@@ -168,22 +173,28 @@ class Composer:
             if content is None:
                 return Dead("content_missing")
             items.append(IssueItem(content, item["reason"]))
-        subject, template_name = look_of(definition, delivery.request["variant"])
+        subject, template = delivery.request["subject"], self._template(delivery.request["template"])
         mark = TEST_MARK if is_test(delivery.source_id) else ""
+        language = language_of(delivery.request["language"], *definition["audience_languages"])
         issue = Issue(
             newsletter_id=delivery.newsletter_id,
             newsletter_name=mark + definition["name"],
-            subject=mark + subject,
-            language=language_of(delivery.request["language"], *definition["audience_languages"]),
+            subject=mark + subject.replace("{newsletter}", definition["name"]),
+            language=language,
             items=tuple(items),
             issue_group=delivery.request["issue_group"] or "",
             from_name=definition["from_name"],
             postal_address=definition["postal_address"],
             unsubscribe_url=self._unsubscribe_url(delivery),
-            template=self._template(template_name),
+            template=template,
+            topic_names=self._topic_names[language],
             delivery_id=delivery.delivery_id,
         )
         return issue, Sender(definition["from_name"], definition["from_address"], definition["reply_to"])
+
+    def template_id(self, delivery: Delivery) -> str:
+        """Return name and version of the template that its message is made with, as the templates are now."""
+        return self._template(delivery.request["template"]).id if delivery.source_kind == "newsletter" else ALERT.id
 
     def _template(self, name: str) -> MailTemplate:
         template = self._templates.get(name)

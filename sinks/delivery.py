@@ -55,6 +55,10 @@ class Delivery:
     """How long the provider took for its last answer, in milliseconds."""
     refused: str | None = None
     """Why the last call is made again at once, as one more attempt; or what a last attempt in doubt was refused for."""
+    template: str | None = None
+    """Name and version of the template that its message is made with."""
+    error: str | None = None
+    """What the provider said of the last call, or why no message could be made, without personal data."""
     in_doubt: bool = False
     """Whether an earlier attempt may have arrived, so that a refusal of this one does not say that nothing did."""
     alone: bool = False

@@ -1,9 +1,11 @@
 """Commands about deliveries and their ledger: `newswire delivery show|list|retry` and `newswire ledger days|retire`."""
 
 import sys
+from collections import Counter
 
 import click
 
+from core.errors import InputError
 from core.names import CHANNELS
 from runtime.options import DRY_RUN, REASON, reason_for
 from runtime.output import Output
@@ -33,7 +35,9 @@ def show(output: Output, delivery_id: str) -> None:
     settings = Settings.load()
     (row,) = read_rows(settings, [delivery_id])
     steps = [*timeline(row, decided_at(settings, row["delivery_id"])), *edits_of(settings, row)]
-    shown = ("delivery_id", "state", "reason", "channel", "lane", "source_id", "subscriber_id", "attempt", "not_after")
+    shown = (
+        "delivery_id", "state", "reason", "channel", "lane", "source_id", "subscriber_id", "attempt", "template", "not_after"
+    )  # fmt: skip
     fields = {name: row[name] for name in shown if row[name] is not None}
     waits = waits_for(row, around(settings, row))
     if output.json_mode:
@@ -64,25 +68,45 @@ def list_(output: Output, state: str, channel: str | None, source: str | None, r
 @delivery.command(
     "retry", epilog='Example: newswire delivery retry 20261123-0b5f8a3e-6f3e-5b64-9a39-0c8a3a6b0001 --reason "A new token"'
 )
-@click.argument("delivery_ids", nargs=-1, required=True, metavar="DELIVERY_ID...")
+@click.argument("delivery_ids", nargs=-1, metavar="[DELIVERY_ID]...")
 @REASON
+@click.option("--source", help="Instead of ids: all that failed of this alert_id, or newsletter_id@minute.")
+@click.option("--failed", "failed_for", help="With --source: only those that failed for this reason, such as rendering.")
 @click.option("--unknown", "unknown_too", is_flag=True, help="Also what may have arrived: the recipient may get it twice.")
 @DRY_RUN
 @click.pass_obj
-def retry(output: Output, delivery_ids: tuple[str, ...], reason: str | None, unknown_too: bool, dry_run: bool) -> None:
-    """Give failed deliveries back to their sink, under the same id.
+def retry(
+    output: Output, delivery_ids: tuple[str, ...], reason: str | None, source: str | None, failed_for: str | None,
+    unknown_too: bool, dry_run: bool,
+) -> None:  # fmt: skip
+    """Give failed deliveries back to their sink, under the same id: single ones, or all of a source after a mend.
 
     The sink looks at consent, suppression, recall, stops and expiry again before it sends. What was sent is refused here.
     The exit code is 1 when a delivery was refused.
     """
-    from sinks.redrive import give_back
+    from sinks.history import failed_of
+    from sinks.redrive import BATCH, give_back
 
     settings, why = Settings.load(), reason_for(reason, dry_run)
-    answers = give_back(settings, delivery_ids, by=settings.actor, why=why, unknown_too=unknown_too, dry_run=dry_run)
+    if bool(delivery_ids) == bool(source) or (failed_for and not source):
+        raise InputError("delivery: name deliveries by their ids, or all that failed of a source with --source (and --failed)")
+    ids = list(delivery_ids) or failed_of(settings, source or "", failed_for)
     word = "would be given back" if dry_run else "given back"
-    rows = [(answer.delivery_id, word if answer.given_back else "refused", answer.detail) for answer in answers]
-    output.table("", ["delivery_id", "answer", "detail"], rows)
-    if not all(answer.given_back for answer in answers):
+    rows = [
+        (answer.delivery_id, word if answer.given_back else "refused", answer.detail)
+        for begin in range(0, len(ids), BATCH)
+        for answer in give_back(
+            settings, ids[begin : begin + BATCH], by=settings.actor, why=why, unknown_too=unknown_too, dry_run=dry_run
+        )
+    ]
+    if source:
+        counts = Counter((answer, detail.partition(";")[0]) for _, answer, detail in rows)
+        output.table(
+            f"Failed deliveries of {source}", ["answer", "detail", "deliveries"], [(*row, n) for row, n in counts.items()]
+        )
+    else:
+        output.table("", ["delivery_id", "answer", "detail"], rows)
+    if any(answer != word for _, answer, _ in rows):
         sys.exit(1)
 
 

@@ -6,15 +6,16 @@ Retry. The nonce with enforce_nonce makes Discord return the first message of a 
 """
 
 import asyncio
-from collections.abc import Awaitable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Hashable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Any, ClassVar, Final
 
 import orjson
 
 from core.ids import discord_nonce
-from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
+from core.outcomes import Dead, Outcome, Refusal, Retry, Sent, Unknown, told
 from core.rendering.discord import alert_embeds, newsletter_embeds
 from core.rendering.fragments import REASONED, FragmentCache
 from core.rendering.model import Issue, Retraction
@@ -39,6 +40,7 @@ from sinks.provider import (
     Undecidable,
     edited,
     http_outcome,
+    kind_of,
     require_endpoint,
     transport_outcome,
     undecided,
@@ -47,6 +49,8 @@ from sinks.provider import (
 
 MAX_RATE_LIMIT_S: Final = 1
 """Longest wait for a rate limit inside the client; below what consent may lag."""
+FIELDS_NAMED: Final = 3
+"""Fields of a refused message that are named; the first tells most."""
 HISTORY_MESSAGES: Final = 1_000
 """Most messages read for one delivery, 100 a request."""
 _SNOWFLAKE_MAX: Final = 1 << 63
@@ -124,7 +128,7 @@ class Discord:
         content = message.content
         if isinstance(content, Issue):
             *shared, last = newsletter_embeds(content, self._fragments)
-            embeds = [*[_shared_embed(e) for e in shared], _embed(last)]
+            embeds = [*[_shared_embed(e) if "title" in e else _embed(e) for e in shared], _embed(last)]
         else:
             embeds = [_embed(e) for e in alert_embeds(content)]
         buttons = buttons_of(message) if self._settings.discord_public_key else []
@@ -212,24 +216,25 @@ class Discord:
         """Discord keeps no such list."""
         return False
 
-    def _refusal(self, error: Exception) -> Outcome:
+    def _refusal(self, error: Exception) -> Refusal:
         """Return the outcome of hikari's error: by Discord's code, else by the status."""
         from hikari import errors
 
         if isinstance(error, errors.RateLimitTooLongError):
-            return Retry(max(float(error.retry_after), 0.0), THROTTLED)
+            return Retry(max(float(error.retry_after), 0.0), THROTTLED, "status 429")
         if isinstance(error, errors.HTTPResponseError):
             return self._told(int(error.status), error.raw_body)
         if isinstance(error, errors.HTTPError):
             cause = error.__cause__
-            return transport_outcome(cause) if cause is not None else Unknown("answer_lost")
+            return transport_outcome(cause) if cause is not None else Unknown("answer_lost", kind_of(error))
         if isinstance(error, errors.UnrecognisedEntityError):
-            return Unknown("answer_lost")
+            return Unknown("answer_lost", kind_of(error))
         raise error
 
-    def _told(self, status: int, raw: Any) -> Outcome:
+    def _told(self, status: int, raw: Any) -> Refusal:
         if status == 429:
-            return Retry(BLOCKED_RETRY_S, THROTTLED)  # without retry_after it is not Discord's: the address is banned for a while
+            # without retry_after it is not Discord's: the address is banned for a while
+            return Retry(BLOCKED_RETRY_S, THROTTLED, "status 429")
         try:
             body = orjson.loads(raw)
         except (orjson.JSONDecodeError, TypeError):
@@ -239,12 +244,27 @@ class Discord:
         code = str(body.get("code") or "") if isinstance(body, dict) else ""
         known = meaning(DISCORD, code)
         if known is None and code and status in (403, 404):
-            return Dead("unauthorized" if status == 403 else "invalid_address")
-        return known or meaning(DISCORD, str(status)) or http_outcome(status)
+            known = Dead("unauthorized" if status == 403 else "invalid_address")
+        return told(known or meaning(DISCORD, str(status)) or http_outcome(status), _words(status, body))
+
+
+def _words(status: int, body: Any) -> str:
+    """Return code and message of an answer, and the fields that Discord names, each with its message; else the status."""
+    if not isinstance(body, dict) or not body.get("code"):
+        return f"status {status}"
+    return "; ".join([f"{body['code']}: {body.get('message') or ''}", *islice(_fields(body.get("errors"), ""), FIELDS_NAMED)])
+
+
+def _fields(errors: Any, path: str) -> Iterator[str]:
+    for name, inner in errors.items() if isinstance(errors, dict) else ():
+        if name != "_errors":
+            yield from _fields(inner, f"{path}.{name}" if path else name)
+        elif isinstance(inner, list):
+            yield from (f"{path} {one.get('message')}" for one in inner if isinstance(one, dict))
 
 
 def _shared_embed(plain: Mapping[str, Any]) -> Any:
-    """Return hikari's embed of a heading or an item, the same object for all who get it."""
+    """Return hikari's embed of a heading or a first item, the same object for all who get it."""
     footer = plain.get("footer")
     return _made(plain["title"], plain.get("description"), plain.get("url"), plain["color"], footer["text"] if footer else None)
 

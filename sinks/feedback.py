@@ -34,7 +34,7 @@ from runtime import metrics
 from runtime.clock import Clock, SystemClock
 from runtime.deadletters import dead_letter
 from runtime.failpoints import hit_async
-from runtime.kafka import ensure_first_offsets, is_passing, make_consumer, take, to_raw
+from runtime.kafka import ensure_first_offsets, is_passing, make_consumer, membership, take, to_raw
 from runtime.keys import KeyStore
 from runtime.producer import Producer
 from runtime.settings import Settings
@@ -114,10 +114,7 @@ class Feedback:
                 stack.push_async_callback(self._email.close)
             await asyncio.to_thread(ensure_first_offsets, self._settings, self._group, [self._topic])
             metrics.serve(self._settings.metrics_port)
-            consumer = make_consumer(
-                self._settings, self._group, partition_assignment_strategy="cooperative-sticky",
-                session_timeout_ms=15_000, heartbeat_interval_ms=3_000,
-            )  # fmt: skip
+            consumer = make_consumer(self._settings, self._group, **membership(self._settings, self._group))
             consumer.subscribe([self._topic])
             mirror = asyncio.create_task(self._mirror())
             mirror.add_done_callback(_die)

@@ -11,6 +11,7 @@ from typing import Final, LiteralString
 from core.feedback import Effect
 from core.ids import day_text
 from core.names import STATE_RANK
+from core.redacting import shown
 from sinks.ledger import Ledger, Pool, Settled
 from sinks.statements import bytes_literal, literal, text_literal
 
@@ -24,8 +25,9 @@ RANKED: Final = [state for state, _ in sorted(STATE_RANK.items(), key=lambda ite
 # written any more (WRITE in statements.py looks for a claimed row), and the notice says as much or more.
 _APPLY: Final[LiteralString] = """
 WITH input AS MATERIALIZED (
-    SELECT * FROM unnest(%(days)s::date[], %(ids)s::uuid[], %(states)s::text[], %(reasons)s::text[], %(hashes)s::bytea[])
-        AS i(day, delivery_id, state, reason, receipt_hash)
+    SELECT * FROM unnest(%(days)s::date[], %(ids)s::uuid[], %(states)s::text[], %(reasons)s::text[], %(hashes)s::bytea[],
+        %(errors)s::text[])
+        AS i(day, delivery_id, state, reason, receipt_hash, error)
 ),
 held AS MATERIALIZED (
     SELECT i.*, e.state AS before FROM input i LEFT JOIN LATERAL (
@@ -36,17 +38,17 @@ written AS (
     UPDATE ledger.deliveries d SET
         state = h.state, reason = h.reason, receipt_hash = coalesce(d.receipt_hash, h.receipt_hash), request = NULL,
         next_attempt_at = NULL, check_at = NULL, outcome_at = clock_timestamp(), reported_at = NULL,
-        history = ledger.remembered(d)
+        error = h.error, history = ledger.remembered(d)
     FROM held h
     WHERE d.day = h.day AND d.delivery_id = h.delivery_id AND h.before IS NOT NULL
       AND array_position(%(ranked)s::text[], h.state) > coalesce(array_position(%(ranked)s::text[], h.before), %(pending)s)
     RETURNING
         d.day, d.delivery_id::text, d.subscriber_id::text, d.source_id, d.source_kind, d.state, d.reason, d.attempt,
-        d.receipt_hash, d.outcome_at, d.channel, d.lane
+        d.receipt_hash, d.outcome_at, d.template, d.channel, d.lane
 )
 SELECT * FROM written
 UNION ALL
-SELECT h.day, h.delivery_id::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT h.day, h.delivery_id::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM held h CROSS JOIN LATERAL (
     SELECT 1 FROM ledger.deliveries d WHERE d.day = h.day AND d.delivery_id = h.delivery_id LIMIT 1
 ) there
@@ -131,6 +133,7 @@ class FeedbackBook(Ledger):
                 "states": text_literal(effect.state for effect, _ in effects.values()),
                 "reasons": text_literal(effect.reason for effect, _ in effects.values()),
                 "hashes": bytes_literal(receipt_hash for _, receipt_hash in effects.values()),
+                "errors": text_literal(shown(effect.error) or None for effect, _ in effects.values()),
                 "ranked": RANKED,
                 "pending": RANKED.index("pending") + 1,
             },
@@ -140,7 +143,7 @@ class FeedbackBook(Ledger):
             if row[5] is None:
                 busy.add((row[0], row[1]))
             else:
-                moved.append(Moved(Settled(*row[:10]), row[10], row[11]))
+                moved.append(Moved(Settled(*row[:11]), row[11], row[12]))
         return moved, busy
 
     async def suppress(self, found: Sequence[Suppression]) -> None:

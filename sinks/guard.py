@@ -23,6 +23,7 @@ from runtime.producer import Producer
 from runtime.retry import backoff
 from runtime.settings import Settings
 from runtime.templates import load_templates
+from runtime.topic_names import load_topic_names
 from schemas.codec import Codec
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
@@ -85,7 +86,8 @@ class Guard:
             knowledge.start(rows, offsets)
             await knowledge.ready(START_TIMEOUT_S)
             suppressed = Suppressed(settings, ledger)
-            composer = Composer(settings, self._topics, keys, reader, knowledge, suppressed, load_templates(settings))
+            templates, names = load_templates(settings), load_topic_names(settings)
+            composer = Composer(settings, self._topics, keys, reader, knowledge, suppressed, templates, names)
             brake = Brake(settings, self._topics, self._codec, pool, knowledge, self._control, self._clock)
             holds = Holds(ledger, knowledge, self._control, self._clock)
             recall = Recall(settings, self._topics, self._codec, ledger, keys, composer, knowledge, providers, self._clock)

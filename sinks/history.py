@@ -1,7 +1,7 @@
 """What happened to a delivery: its row of the ledger as a timeline, and the rows that people look for.
 
 Consumes ledger.deliveries, one look-up by its key, in a detached partition as well; writes nothing. The present attempt
-is in the columns of the row, the earlier ones in `history` (see sql/004_history.sql).
+is in the columns of the row, the earlier ones in `history` (see sql/004_history.sql, 010_templates.sql).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ _COLUMNS: Final[LiteralString] = """
     to_char(day, 'YYYYMMDD') || '-' || delivery_id AS delivery_id, day, delivery_id::text AS uuid, channel, lane, source_id,
     source_kind, subscriber_id::text AS subscriber_id, newsletter_id, state, reason, attempt, claimed_at, lease_until,
     next_attempt_at, outcome_at, reported_at, not_after, call_ms, encode(receipt_hash, 'hex') AS receipt_hash, request, history,
-    coalesce(check_at = 'infinity', false) AS held, nullif(check_at, 'infinity') AS check_at
+    template, error, coalesce(check_at = 'infinity', false) AS held, nullif(check_at, 'infinity') AS check_at
 """
 _LIST: Final[LiteralString] = """
 SELECT to_char(day, 'YYYYMMDD') || '-' || delivery_id AS delivery_id, channel, lane, source_id, state, reason, attempt,
@@ -35,6 +35,10 @@ FROM ledger.deliveries
 WHERE state = %(state)s AND coalesce(channel = %(channel)s, true) AND coalesce(source_id = %(source)s, true)
   AND coalesce(reason = %(reason)s, true)
 ORDER BY coalesce(outcome_at, claimed_at) DESC LIMIT %(limit)s
+"""
+_FAILED: Final[LiteralString] = """
+SELECT to_char(day, 'YYYYMMDD') || '-' || delivery_id FROM ledger.deliveries
+WHERE state = 'failed' AND source_id = %(source)s AND coalesce(reason = %(reason)s, true) ORDER BY day, delivery_id
 """
 EDITS: Final[LiteralString] = """
 SELECT settled_at, state, subject, reason FROM ledger.edits
@@ -62,6 +66,10 @@ class Step:
     """Event of delivery-status that reported it."""
     by: str | None = None
     why: str | None = None
+    template: str | None = None
+    """Name and version of the template that its message was made with."""
+    error: str | None = None
+    """What the provider said, or why no message could be made."""
 
     def known(self) -> dict[str, Any]:
         """Return the fields that are known."""
@@ -72,6 +80,8 @@ class Step:
         """What there is to say about it beside time, kind and attempt."""
         parts = [
             self.reason or "",
+            f'"{self.error}"' if self.error else "",
+            f"template {self.template}" if self.template else "",
             f"answered in {self.call_ms} ms" if self.call_ms is not None else "",
             f"receipt {self.receipt_hash[:16]}" if self.receipt_hash else "",
             f"{'held until at most' if self.reason in HELD else 'next attempt'} {clock_time(self.due_at)}" if self.due_at else "",
@@ -83,7 +93,7 @@ class Step:
 
 def clock_time(at: datetime) -> str:
     """Return an instant to the millisecond, as the timeline shows it."""
-    return at.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+    return at.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
 
 
 def timeline(row: Mapping[str, Any], decided_at: datetime | None = None) -> list[Step]:
@@ -108,7 +118,7 @@ def _ends(one: Mapping[str, Any], attempt: int) -> Iterator[Step]:
     if at is not None:
         yield Step(
             at, state, attempt, one.get("reason"), one.get("call_ms"), one.get("receipt_hash"), _instant(one.get("due_at")),
-            by=one.get("by"), why=one.get("why"),
+            by=one.get("by"), why=one.get("why"), template=one.get("template"), error=one.get("error"),
         )  # fmt: skip
     if reported_at is not None:
         yield Step(reported_at, "reported", attempt, event=EVENT_OF_STATE[state])
@@ -176,6 +186,13 @@ def find(
     values = {"state": state, "channel": channel, "source": source, "reason": reason, "limit": limit}
     with ledger_connection(settings) as connection:
         return connection.execute(_LIST, values).fetchall()
+
+
+def failed_of(settings: Settings, source_id: str, reason: str | None) -> list[str]:
+    """Return the deliveries of a source that failed, of all attached days, in the order of their ids."""
+    with ledger_connection(settings) as connection:
+        rows = connection.execute(_FAILED, {"source": source_id, "reason": reason}).fetchall()
+    return [delivery_id for (delivery_id,) in rows]
 
 
 def decided_at(settings: Settings, delivery_id: str) -> datetime | None:

@@ -18,7 +18,7 @@ from runtime import metrics
 from runtime.clock import Clock
 from runtime.deadletters import dead_letter
 from runtime.failpoints import hit_async
-from runtime.kafka import is_passing, make_consumer, take, to_raw
+from runtime.kafka import is_passing, make_consumer, membership, take, to_raw
 from runtime.producer import Producer
 from runtime.settings import Settings
 from schemas.codec import Codec
@@ -69,16 +69,8 @@ class Intake:
     def open(self) -> None:
         """Join the group."""
         self._loop = asyncio.get_running_loop()
-        static = {"group_instance_id": f"{self._settings.instance_id}.{self.group}"} if self._settings.instance_id else {}
-        self._consumer = make_consumer(
-            self._settings,
-            self.group,
-            partition_assignment_strategy="cooperative-sticky",
-            session_timeout_ms=15_000,
-            heartbeat_interval_ms=3_000,
-            **FETCH[self._lane],
-            **static,
-        )
+        member = membership(self._settings, self.group)
+        self._consumer = make_consumer(self._settings, self.group, **FETCH[self._lane], **member)
         self._consumer.subscribe([self.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     # -- in the poll thread: the group's callbacks --------------------------------------------------------------------
@@ -178,13 +170,14 @@ class Intake:
             deliveries = await self._decoded(raws)
             while deliveries and not self._flight.stopping:
                 with self._flight.claiming():
-                    if await self._claimed(deliveries):
+                    if self._calls.informed() and await self._claimed(deliveries):
                         break
                 await asyncio.sleep(LAG_WAIT_S)
                 deliveries = [d for d in deliveries if d.position is not None and self._flight.offsets.holds(d.position)]
 
     async def _claimed(self, deliveries: Sequence[Delivery]) -> bool:
         """Claim deliveries and hand them on; False when consent is behind."""
+        self._calls.name_templates(deliveries)
         claims = await persist("claims", partial(self._ledger.claim, deliveries, self._clock.monotonic()))
         if claims is None:
             return False

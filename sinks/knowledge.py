@@ -38,6 +38,10 @@ class Wanted:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
 
+    def is_tombstone(self, raw: Raw) -> bool:
+        """As the codec itself."""
+        return self._codec.is_tombstone(raw)
+
     def decode(self, raw: Raw) -> Event:
         """Return the event; for a record whose ce_type says that it is of no interest, an empty one."""
         kind = next((value for name, value in raw.headers if name == "ce_type"), None)

@@ -72,6 +72,8 @@ class Settled:
     attempt: int
     receipt_hash: bytes | None
     outcome_at: datetime
+    template: str | None = None
+    """Name and version of the template that its message was made with."""
 
     @property
     def delivery_id(self) -> str:
@@ -188,6 +190,7 @@ class Ledger:
                 "subscribers": literal(d.subscriber_id for d in deliveries),
                 "newsletters": text_literal(d.newsletter_id for d in deliveries),
                 "not_afters": literal(f'"{d.not_after.isoformat()}"' for d in deliveries),
+                "templates": text_literal(d.template for d in deliveries),
                 "bar_numbers": literal(number for number, _, _ in subjects),
                 "bar_subjects": text_literal(subject for _, subject, _ in subjects),
                 "bar_exceptions": text_literal(exception for _, _, exception in subjects),
@@ -197,7 +200,7 @@ class Ledger:
 
     def _claims(self, deliveries: dict[str, Delivery], rows: list[tuple[Any, ...]], now_s: float) -> Claims | None:
         claims = Claims([], [], [])
-        for uid, state, reason, attempt, receipt_hash, outcome_at, holder in rows:
+        for uid, state, reason, attempt, receipt_hash, outcome_at, template, holder in rows:
             if state == "lagging":
                 return None
             delivery = deliveries.pop(uid)
@@ -209,7 +212,7 @@ class Ledger:
             elif state in ("claimed", RETRY_STATE, "unknown"):
                 claims.left.append(delivery)
             else:
-                claims.settled.append(_settled(delivery, state, reason, attempt, receipt_hash, outcome_at))
+                claims.settled.append(_settled(delivery, state, reason, attempt, receipt_hash, outcome_at, template))
                 if attempt:
                     metrics.SETTLED_AGAIN.labels(self._channel).inc()
         claims.left.extend(deliveries.values())
@@ -235,17 +238,19 @@ class Ledger:
                 "uncalled": literal("1" if r.uncalled else "0" for r in results),
                 "call_ms": _numbers(None if r.uncalled else r.delivery.call_ms for r in results),
                 "refused": text_literal(r.refused for r in results),
+                "templates": text_literal(r.delivery.template for r in results),
+                "errors": text_literal(r.delivery.error for r in results),
             },
         )
         settled = []
-        for uid, state, reason, attempt, receipt_hash, outcome_at, mine in rows:
+        for uid, state, reason, attempt, receipt_hash, outcome_at, template, mine in rows:
             result = waiting.pop(uid, None)
             if result is None:
                 continue  # written now, and seen as it was before as well
             if not mine or state != result.state:
                 log.warning("%s: outcome %s came too late: the ledger says %s", result.delivery.delivery_id, result.state, state)
             elif state != RETRY_STATE:
-                settled.append(_settled(result.delivery, state, reason, attempt, receipt_hash, outcome_at))
+                settled.append(_settled(result.delivery, state, reason, attempt, receipt_hash, outcome_at, template))
         return settled
 
     async def begin_attempt(self, deliveries: Sequence[Delivery], now_s: float, *, again: bool) -> list[Delivery]:
@@ -261,13 +266,16 @@ class Ledger:
                 "attempts": literal(str(d.attempt) for d in deliveries),
                 "reasons": text_literal(d.refused for d in deliveries),
                 "call_ms": _numbers(d.call_ms for d in deliveries),
+                "templates": text_literal(d.template for d in deliveries),
+                "errors": text_literal(d.error for d in deliveries),
             },
         )
         attempts = dict(rows)
         held = [d for d in deliveries if d.uuid in attempts]
         for delivery in held:
             delivery.attempt, delivery.lease_ends_s = attempts[delivery.uuid], now_s + self._lease_s
-            delivery.called = delivery.called and not again
+            if again:
+                delivery.called, delivery.error = False, None
         return held
 
     async def mark_reported(self, settled: Sequence[Settled]) -> None:
@@ -319,9 +327,12 @@ class Ledger:
 
 
 def _settled(
-    d: Delivery, state: str, reason: str | None, attempt: int, receipt_hash: bytes | None, outcome_at: datetime
-) -> Settled:
-    return Settled(d.day, d.uuid, d.subscriber_id, d.source_id, d.source_kind, state, reason, attempt, receipt_hash, outcome_at)
+    d: Delivery, state: str, reason: str | None, attempt: int, receipt_hash: bytes | None, outcome_at: datetime,
+    template: str | None,
+) -> Settled:  # fmt: skip
+    return Settled(
+        d.day, d.uuid, d.subscriber_id, d.source_id, d.source_kind, state, reason, attempt, receipt_hash, outcome_at, template
+    )
 
 
 def _numbers(values: Iterable[int | None]) -> str:

@@ -28,7 +28,8 @@ from runtime.kafka import ensure_first_offsets
 from runtime.keys import KeyStore
 from runtime.producer import Producer
 from runtime.settings import Settings
-from runtime.templates import templates_for
+from runtime.templates import Templates
+from runtime.topic_names import topic_names_for
 from schemas.codec import Codec
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
@@ -118,8 +119,9 @@ class Sink:
                 channel=self._channel, lane=self._lane, endpoints=endpoints,
             )  # fmt: skip
             suppressed = Suppressed(settings, ledger)
-            templates = templates_for(settings, self._lane)
-            composer = Composer(settings, self._topics, keys, reader, knowledge, suppressed, templates)
+            templates = Templates(settings, self._lane)
+            names = topic_names_for(settings, self._lane)
+            composer = Composer(settings, self._topics, keys, reader, knowledge, suppressed, templates.by_name, names)
             flow = Flow(
                 settings, FlowStore(pool, self._channel), self._provider, flight, clock, channel=self._channel, lane=self._lane
             )
@@ -145,7 +147,7 @@ class Sink:
             for step in (
                 settlement.write_outcomes, settlement.report_outcomes, calls.prepare, calls.dispatch, intake.claim, intake.poll,
                 intake.commit, sweeper.run, calls.keep_leases, announcer.run, flow.fill, flow.paces.run, flow.follow_limits,
-                suppressed.run, resolver.run, partial(keep_retiring, settings),
+                suppressed.run, resolver.run, templates.follow, partial(keep_retiring, settings),
             ):  # fmt: skip
                 self._spawn(step())
             if endpoints is not None:

@@ -5,6 +5,7 @@ to is a value for each message (core/outcomes.py), decided by the table of that 
 knows passes through and ends the process.
 """
 
+import errno
 import logging
 import re
 from collections.abc import Hashable, Sequence
@@ -14,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, Final, Protocol
 
 from core.errors import SetupError
-from core.outcomes import Dead, Outcome, Retry, Unknown
+from core.outcomes import Dead, Outcome, Refusal, Retry, Unknown, told
 from core.rendering.model import AlertMessage, Issue, Retraction
 from runtime.settings import Settings
 from sinks.delivery import Delivery
@@ -177,27 +178,37 @@ def allowed(settings: Settings, recipient: str) -> bool:
     return "*" in names or recipient.strip().lower() in names
 
 
-def transport_outcome(error: BaseException) -> Outcome:
+def transport_outcome(error: BaseException) -> Refusal:
     """Return Retry when no connection was made, so that nothing was asked; else Unknown: the request may have been read."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return Retry(SOON_S, UNREACHABLE)
-    return Unknown("answer_lost")
+        return Retry(SOON_S, UNREACHABLE, kind_of(error))
+    return Unknown("answer_lost", kind_of(error))
 
 
-def unreadable(error: Exception) -> Outcome:
+def kind_of(error: BaseException) -> str:
+    """Return an error's class, and the system's name for what happened; its text may name an address."""
+    code = errno.errorcode.get(getattr(error, "errno", None) or 0)
+    return f"{type(error).__name__} {code}" if code else type(error).__name__
+
+
+def unreadable(error: Exception) -> Refusal:
     """Return Unknown for an error of UNREADABLE, and say so: the answer came, but is nothing that the client can read."""
     log.warning("an answer of the provider could not be read (%s)", type(error).__name__)
-    return Unknown("answer_lost")
+    return Unknown("answer_lost", f"an answer that could not be read ({type(error).__name__})")
 
 
-def http_outcome(status: int, asked_s: float | None = None) -> Outcome:
+def http_outcome(status: int, asked_s: float | None = None) -> Refusal:
     """Return the outcome of an HTTP error that is not in the provider's own words, such as a proxy's (RFC 9110, 15.5 and 15.6).
 
     asked_s is what Retry-After asks for. A gateway that got a bad answer or none (502, 504) may have passed the request
     on. A client error that the provider did not explain is nothing that this message did: it waits until that is mended.
     """
+    return told(_http_outcome(status, asked_s), f"status {status}")
+
+
+def _http_outcome(status: int, asked_s: float | None) -> Refusal:
     if status == 429 or (status == 503 and asked_s is not None):
         return Retry(SOON_S if asked_s is None else asked_s, THROTTLED)
     if status in (502, 504):

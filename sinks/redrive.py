@@ -28,8 +28,12 @@ from sinks.delivery import Delivery
 from sinks.history import HELD, clock_time, ledger_connection, read_rows
 from sinks.statements import GIVE_BACK
 
+NEVER_MADE: Final = "rendering"
+"""Failure of what a provider may have accepted, but then could make no message of: nothing was sent."""
 CAME_BACK: Final = ("bounced", "complained")
 """Failures of a message that the provider had accepted."""
+BATCH: Final = 5_000
+"""Deliveries given back at once: each is in memory with its request, some 10 kB."""
 BEFORE_CLAIM: Final = timedelta(minutes=10)
 """A request is usually this close before its first claim; all that is kept is read only when it is not found there."""
 AFTER_CLAIM: Final = timedelta(minutes=1)
@@ -58,7 +62,7 @@ def refusal(row: Mapping[str, Any], now: datetime, *, unknown_too: bool) -> str 
     state, reason, at = row["state"], row["reason"], row["outcome_at"]
     if state in ("sent", "confirmed"):
         return f"it was {state} at {clock_time(at)}, and is not sent again"
-    if state == "failed" and (reason in CAME_BACK or row["receipt_hash"]):
+    if state == "failed" and (reason in CAME_BACK or (row["receipt_hash"] and reason != NEVER_MADE)):
         return f"it was sent, and failed afterwards ({reason}); it is not sent again"
     if state == "suppressed":
         return f"it was left unsent on purpose ({reason})"

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
-from core.errors import Unavailable
-from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
+from core.errors import RenderingFailed, Unavailable
+from core.outcomes import Dead, Outcome, Refusal, Retry, Sent, Unknown, told
 from core.rendering.catalogue import ALERT
 from core.rendering.email import EmailLayout, alert_entry, alert_layout, newsletter_entry, newsletter_layout
 from core.rendering.fragments import FragmentCache
@@ -40,6 +40,7 @@ from sinks.provider import (
     Sighting,
     Undecidable,
     http_outcome,
+    kind_of,
     require_endpoint,
     transport_outcome,
     unreadable,
@@ -51,6 +52,8 @@ MAX_HEADER_VALUE: Final = 995
 """Characters of a header's value."""
 BAD_REQUEST: Final = "bad_request"
 """Reason of a Retry after a call of several entries that SES refused as a whole."""
+_BODY: Final = "newswire_body"
+"""Where the body waits in a request's context while botocore makes the rest of the request."""
 SUPPRESSION_REASONS: Final = {"bounced": "BOUNCE", "complained": "COMPLAINT"}
 """Our reason and SES's."""
 _TAG: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -105,6 +108,9 @@ class Ses:
         )
         context = AioSession().create_client("sesv2", region_name=self._settings.ses_region, config=config, **sandbox)
         self._client = await context.__aenter__()
+        events = self._client.meta.events
+        events.register("provide-client-params.sesv2.SendBulkEmail", _keep_body)
+        events.register("before-call.sesv2.SendBulkEmail", _put_body)
         self._exit = partial(context.__aexit__, None, None, None)
 
     async def close(self) -> None:
@@ -139,7 +145,11 @@ class Ses:
         if not _ADDRESS.fullmatch(address):
             return Dead("invalid_address")
         content = message.content
-        data = newsletter_entry(content, self._fragments) if isinstance(content, Issue) else alert_entry(content)
+        try:
+            _layout(message)  # remembered: one that fails is no call
+            data = newsletter_entry(content, self._fragments) if isinstance(content, Issue) else alert_entry(content)
+        except RenderingFailed as error:
+            return Dead("rendering", str(error))
         text = orjson.dumps(data).decode()
         if len(text) > MAX_TEMPLATE_DATA or len(content.unsubscribe_url) > MAX_HEADER_VALUE - 2:
             return Dead("too_large")
@@ -191,13 +201,13 @@ class Ses:
             return [outcome] * len(prepared)
         except (BotoCoreError, ResponseParserError) as error:
             return [connection_outcome(error)] * len(prepared)
-        except TimeoutError:
-            return [Unknown("answer_lost")] * len(prepared)
+        except TimeoutError as error:
+            return [transport_outcome(error)] * len(prepared)
         except UNREADABLE as error:
             return [unreadable(error)] * len(prepared)
         results = answer.get("BulkEmailEntryResults") or []
         if len(results) != len(prepared) or not all(isinstance(result, dict) for result in results):
-            return [Unknown("answer_lost")] * len(prepared)
+            return [Unknown("answer_lost", f"{len(results)} results for {len(prepared)} messages")] * len(prepared)
         return [entry_outcome(result) for result in results]
 
     def destination(self, message: Message) -> str | None:
@@ -248,6 +258,18 @@ class Ses:
         return True
 
 
+def _keep_body(params: Mapping[str, Any], context: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Return no parameters for botocore's serializer: in SendBulkEmail each is the member of the body with its name, and
+    walking and encoding 50 mails takes botocore longer than rendering them."""
+    context[_BODY] = orjson.dumps(params)
+    return {}
+
+
+def _put_body(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+    """Give a request that was serialized without parameters its body; it is signed afterwards."""
+    params["body"] = context[_BODY]
+
+
 def _layout(message: Message) -> EmailLayout:
     content = message.content
     if isinstance(content, Issue):
@@ -265,14 +287,19 @@ def entry_outcome(result: Mapping[str, Any]) -> Outcome:
     status = str(result.get("Status") or "")
     if status == "SUCCESS":
         receipt = str(result.get("MessageId") or "")
-        return Sent(receipt) if receipt else Unknown("answer_lost")
-    return meaning(SES_ENTRY, status, str(result.get("Error") or "")) or Retry(ACCOUNT_RETRY_S, PROVIDER_ERROR)
+        return Sent(receipt) if receipt else Unknown("answer_lost", "SUCCESS without a MessageId")
+    text = str(result.get("Error") or "")
+    return told(meaning(SES_ENTRY, status, text) or Retry(ACCOUNT_RETRY_S, PROVIDER_ERROR), f"{status}: {text}")
 
 
 def refusal(response: Mapping[str, Any], entries: int) -> Outcome:
     """Return what a call that was refused as a whole means for each of its entries."""
     error = response.get("Error", {})
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+    return told(_refusal(error, status, entries), f"{error.get('Code', status)}: {error.get('Message', '')}")
+
+
+def _refusal(error: Mapping[str, Any], status: int, entries: int) -> Refusal:
     known = meaning(SES_CALL, str(error.get("Code", "")), str(error.get("Message", "")))
     if known is None and status in (400, 413):
         known = Dead("too_large" if status == 413 else "rejected")
@@ -293,9 +320,9 @@ def connection_outcome(error: Exception) -> Outcome:
 
     if isinstance(error, EndpointConnectionError):
         inside = error.kwargs.get("error")
-        return transport_outcome(inside) if isinstance(inside, BaseException) else Unknown("answer_lost")
+        return transport_outcome(inside) if isinstance(inside, BaseException) else Unknown("answer_lost", kind_of(error))
     if isinstance(error, ConnectTimeoutError | ProxyConnectionError | SSLError):
-        return Retry(SOON_S, UNREACHABLE)
+        return Retry(SOON_S, UNREACHABLE, kind_of(error))
     if isinstance(error, HTTPClientError | ResponseParserError):
-        return Unknown("answer_lost")
+        return Unknown("answer_lost", kind_of(error))
     raise error

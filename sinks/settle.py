@@ -85,6 +85,7 @@ def status_record(codec: Codec, topics: Topics, settled: Settled, *, channel: st
         "reason": settled.reason,
         "provider_receipt_hash": settled.receipt_hash,
         "attempt": settled.attempt,
+        "template": settled.template,
         "occurred_at": settled.outcome_at,
     }
     return codec.encode(

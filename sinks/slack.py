@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
-from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
+from core.outcomes import Dead, Outcome, Refusal, Retry, Sent, Unknown, told
 from core.rendering.fragments import FragmentCache
 from core.rendering.model import Issue, Retraction
 from core.rendering.retraction import slack_retraction
@@ -164,7 +164,7 @@ class Slack:
         if isinstance(answer, Retry | Dead | Unknown):
             return [answer]
         if not answer.get("ts"):
-            return [Unknown("answer_lost")]  # ok, but not the answer to a message
+            return [Unknown("answer_lost", "ok without ts")]  # not the answer to a message
         return [Sent(f"{answer.get('channel') or one.body['channel']}:{answer['ts']}")]
 
     async def _ask(self, method: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> Any:
@@ -178,7 +178,7 @@ class Slack:
         except SlackApiError as error:
             return self._refusal(error.response)
         except Redirected:
-            return Retry(ACCOUNT_RETRY_S, ACCOUNT)
+            return Retry(ACCOUNT_RETRY_S, ACCOUNT, "a redirect")
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             return transport_outcome(error)
         except UNREADABLE as error:
@@ -237,18 +237,25 @@ class Slack:
         """Slack keeps no such list."""
         return False
 
-    def _refusal(self, response: Any) -> Outcome:
+    def _refusal(self, response: Any) -> Refusal:
         """Return the outcome of an answer without `ok`; slack_sdk hands over its own, or aiohttp's when it is no JSON."""
         status = getattr(response, "status_code", None) or getattr(response, "status", None)
         if not isinstance(status, int):
-            return Unknown("answer_lost")
+            return Unknown("answer_lost", "no status")
         data = getattr(response, "data", None)
         code = data.get("error") if isinstance(data, dict) else None
         if status != 429 and isinstance(code, str) and code:
             known = meaning(SLACK, code)
             if known is not None or status < 500:
-                return known or Dead("rejected")
+                return told(known or Dead("rejected"), _words(code, data))
         if status < 300:
-            return Unknown("answer_lost")  # 2xx, but no answer of Slack's that could be read
+            return Unknown("answer_lost", f"status {status}, not Slack's")  # 2xx, but no answer of Slack's that could be read
         asked = response.headers.get("Retry-After")
         return http_outcome(status, retry_after_s(asked, self._clock.now()) if asked else None)
+
+
+def _words(code: str, data: Any) -> str:
+    """Return an error and what Slack says about it, such as the block that it does not take."""
+    details = data.get("response_metadata")
+    messages = details.get("messages") if isinstance(details, dict) else None
+    return ", ".join([code, *map(str, messages)]) if isinstance(messages, list) else code

@@ -48,8 +48,8 @@ ready AS MATERIALIZED (
 input AS MATERIALIZED (
     SELECT * FROM unnest(
         %(days)s::date[], %(ids)s::uuid[], %(sources)s::text[], %(kinds)s::text[], %(subscribers)s::uuid[],
-        %(newsletters)s::text[], %(not_afters)s::timestamptz[]
-    ) WITH ORDINALITY AS i(day, delivery_id, source_id, source_kind, subscriber_id, newsletter_id, not_after, number)
+        %(newsletters)s::text[], %(not_afters)s::timestamptz[], %(templates)s::text[]
+    ) WITH ORDINALITY AS i(day, delivery_id, source_id, source_kind, subscriber_id, newsletter_id, not_after, template, number)
 ),
 barred AS MATERIALIZED (
     SELECT DISTINCT ON (s.number) s.number, b.reason
@@ -65,7 +65,7 @@ barred AS MATERIALIZED (
 fresh AS (
     INSERT INTO ledger.deliveries (
         day, delivery_id, channel, lane, source_id, source_kind, subscriber_id, newsletter_id, not_after, claimed_at,
-        state, owner, attempt, lease_until, reason, outcome_at
+        state, owner, attempt, lease_until, reason, outcome_at, template
     )
     SELECT
         day, delivery_id, %(channel)s::text, %(lane)s::text, source_id, source_kind, subscriber_id, newsletter_id, not_after, at,
@@ -74,7 +74,8 @@ fresh AS (
         CASE WHEN bar IS NULL THEN 1 ELSE 0 END,
         CASE WHEN bar IS NULL THEN at + make_interval(secs => %(lease_s)s::float8) END,
         bar,
-        CASE WHEN bar IS NOT NULL THEN at END
+        CASE WHEN bar IS NOT NULL THEN at END,
+        CASE WHEN bar IS NULL THEN template END
     FROM (
         SELECT i.*, coalesce(b.reason, CASE WHEN i.not_after <= now.at THEN 'expired' END) AS bar, now.at
         FROM input i CROSS JOIN now LEFT JOIN barred b ON b.number = i.number
@@ -84,16 +85,18 @@ fresh AS (
     ON CONFLICT (day, delivery_id) DO NOTHING
     RETURNING delivery_id, state, reason, attempt, outcome_at, owner
 )
-SELECT delivery_id::text, state, reason, attempt, NULL::bytea, outcome_at, CASE WHEN owner IS NOT NULL THEN 'fresh' END FROM fresh
+SELECT
+    delivery_id::text, state, reason, attempt, NULL::bytea, outcome_at, NULL, CASE WHEN owner IS NOT NULL THEN 'fresh' END
+FROM fresh
 UNION ALL
 SELECT
-    e.delivery_id::text, e.state, e.reason, e.attempt, e.receipt_hash, e.outcome_at,
+    e.delivery_id::text, e.state, e.reason, e.attempt, e.receipt_hash, e.outcome_at, e.template,
     CASE WHEN e.owner = %(owner)s::uuid AND e.lease_until > clock_timestamp() THEN 'mine' END
 FROM input i
 CROSS JOIN LATERAL (SELECT * FROM ledger.deliveries d WHERE d.day = i.day AND d.delivery_id = i.delivery_id LIMIT 1) e
 WHERE (SELECT ok FROM ready) AND (SELECT count(*) FROM fresh) < (SELECT count(*) FROM input)
 UNION ALL
-SELECT NULL, 'lagging', NULL, NULL, NULL, NULL, NULL FROM ready WHERE NOT ok
+SELECT NULL, 'lagging', NULL, NULL, NULL, NULL, NULL, NULL FROM ready WHERE NOT ok
 """
 
 # An outcome counts for the attempt that it belongs to: the owner's, still claimed, or taken for unknown meanwhile (then only
@@ -105,8 +108,11 @@ WITH input AS MATERIALIZED (
     SELECT * FROM unnest(
         %(days)s::date[], %(ids)s::uuid[], %(attempts)s::int[], %(states)s::text[], %(reasons)s::text[], %(hashes)s::bytea[],
         %(receipts)s::bytea[], %(after)s::float8[], %(requests)s::bytea[], %(uncalled)s::int[], %(call_ms)s::int[],
-        %(refused)s::text[]
-    ) AS i(day, delivery_id, attempt, state, reason, receipt_hash, receipt, after_s, request, uncalled, call_ms, refused)
+        %(refused)s::text[], %(templates)s::text[], %(errors)s::text[]
+    ) AS i(
+        day, delivery_id, attempt, state, reason, receipt_hash, receipt, after_s, request, uncalled, call_ms, refused, template,
+        error
+    )
 ),
 written AS (
     UPDATE ledger.deliveries d SET
@@ -122,15 +128,19 @@ written AS (
         reported_at = NULL,
         check_at = CASE WHEN i.refused IS NOT NULL THEN 'infinity'::timestamptz END,
         call_ms = i.call_ms,
+        template = coalesce(i.template, d.template),
+        error = CASE WHEN i.refused IS NULL THEN i.error END,
         history = CASE
             WHEN i.state = 'retry' THEN ledger.noted(ledger.remembered(d), jsonb_build_object(
                 'state', i.state, 'reason', i.reason, 'attempt', d.attempt, 'claimed_at', d.claimed_at,
-                'at', clock_timestamp(), 'call_ms', i.call_ms, 'due_at', clock_timestamp() + make_interval(secs => i.after_s)
+                'at', clock_timestamp(), 'call_ms', i.call_ms, 'due_at', clock_timestamp() + make_interval(secs => i.after_s),
+                'template', i.template, 'error', i.error
             ))
             WHEN d.state = 'unknown' THEN ledger.remembered(d)
             WHEN i.refused IS NOT NULL THEN ledger.noted(d.history, jsonb_build_object(
                 'state', split_part(i.refused, '/', 1), 'reason', split_part(i.refused, '/', 2), 'attempt', d.attempt,
-                'claimed_at', d.claimed_at, 'at', clock_timestamp(), 'call_ms', i.call_ms
+                'claimed_at', d.claimed_at, 'at', clock_timestamp(), 'call_ms', i.call_ms, 'template', i.template,
+                'error', i.error
             ))
             ELSE d.history
         END
@@ -138,12 +148,12 @@ written AS (
     WHERE d.day = i.day AND d.delivery_id = i.delivery_id
       AND d.owner = %(owner)s::uuid AND d.attempt = i.attempt
       AND (d.state = 'claimed' OR (d.state = 'unknown' AND i.state <> 'unknown'))
-    RETURNING d.delivery_id, d.state, d.reason, d.attempt, d.receipt_hash, d.outcome_at
+    RETURNING d.delivery_id, d.state, d.reason, d.attempt, d.receipt_hash, d.outcome_at, d.template
 )
-SELECT delivery_id::text, state, reason, attempt, receipt_hash, outcome_at, true FROM written
+SELECT delivery_id::text, state, reason, attempt, receipt_hash, outcome_at, template, true FROM written
 UNION ALL
 SELECT
-    e.delivery_id::text, e.state, e.reason, e.attempt, e.receipt_hash, e.outcome_at,
+    e.delivery_id::text, e.state, e.reason, e.attempt, e.receipt_hash, e.outcome_at, e.template,
     coalesce(e.owner = %(owner)s::uuid AND e.attempt IN (i.attempt, i.attempt - i.uncalled), false)
 FROM input i
 CROSS JOIN LATERAL (SELECT * FROM ledger.deliveries d WHERE d.day = i.day AND d.delivery_id = i.delivery_id LIMIT 1) e
@@ -159,12 +169,14 @@ UPDATE ledger.deliveries d SET
     history = CASE
         WHEN d.attempt < i.attempt + %(more)s THEN ledger.noted(d.history, jsonb_build_object(
             'state', 'retry', 'reason', i.reason, 'attempt', d.attempt, 'claimed_at', d.claimed_at, 'at', clock_timestamp(),
-            'call_ms', i.call_ms
+            'call_ms', i.call_ms, 'template', i.template, 'error', i.error
         ))
         ELSE d.history
     END
-FROM unnest(%(days)s::date[], %(ids)s::uuid[], %(attempts)s::int[], %(reasons)s::text[], %(call_ms)s::int[])
-    AS i(day, delivery_id, attempt, reason, call_ms)
+FROM unnest(
+    %(days)s::date[], %(ids)s::uuid[], %(attempts)s::int[], %(reasons)s::text[], %(call_ms)s::int[], %(templates)s::text[],
+    %(errors)s::text[]
+) AS i(day, delivery_id, attempt, reason, call_ms, template, error)
 WHERE d.day = i.day AND d.delivery_id = i.delivery_id AND d.state = 'claimed' AND d.owner = %(owner)s::uuid
   AND d.attempt IN (i.attempt, i.attempt + %(more)s)
 RETURNING d.delivery_id::text, d.attempt
@@ -188,11 +200,12 @@ FROM (
 WHERE d.day = ended.day AND d.delivery_id = ended.delivery_id
 RETURNING
     d.day, d.delivery_id::text, d.subscriber_id::text, d.source_id, d.source_kind, d.state, d.reason, d.attempt, d.receipt_hash,
-    d.outcome_at
+    d.outcome_at, d.template
 """
 
 UNREPORTED: Final[LiteralString] = """
-SELECT day, delivery_id::text, subscriber_id::text, source_id, source_kind, state, reason, attempt, receipt_hash, outcome_at
+SELECT day, delivery_id::text, subscriber_id::text, source_id, source_kind, state, reason, attempt, receipt_hash, outcome_at,
+       template
 FROM ledger.deliveries
 WHERE channel = %(channel)s AND lane = %(lane)s AND reported_at IS NULL
   AND outcome_at < (SELECT clock_timestamp()) - make_interval(secs => %(older_than_s)s::float8)
@@ -202,7 +215,8 @@ ORDER BY outcome_at LIMIT %(limit)s
 DUE: Final[LiteralString] = """
 UPDATE ledger.deliveries d SET
     state = 'claimed', owner = %(owner)s::uuid, attempt = d.attempt + 1, next_attempt_at = NULL, reported_at = NULL,
-    claimed_at = clock_timestamp(), call_ms = NULL, lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s::float8)
+    claimed_at = clock_timestamp(), call_ms = NULL, error = NULL,
+    lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s::float8)
 FROM (
     SELECT day, delivery_id FROM ledger.deliveries
     WHERE channel = %(channel)s AND lane = %(lane)s AND state = 'retry' AND next_attempt_at <= (SELECT clock_timestamp())

@@ -17,7 +17,7 @@ import orjson
 
 from core.errors import SetupError
 from core.ids import event_id
-from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
+from core.outcomes import Dead, Outcome, Refusal, Retry, Sent, Unknown, told
 from core.rendering.fragments import FragmentCache
 from core.rendering.model import Issue, Retraction
 from core.rendering.retraction import webhook_retraction
@@ -255,6 +255,9 @@ class Webhook:
         """
         if 200 <= status < 300:
             return Sent(webhook_id)
+        return told(self._refusal(status, retry_after), f"status {status}")  # what a stranger writes beside it is not kept
+
+    def _refusal(self, status: int, retry_after: str | None) -> Refusal:
         if status < 200:
             return Unknown("answer_lost")
         if status in (410, 413):

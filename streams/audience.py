@@ -1,10 +1,12 @@
 """Audience: copies what the deciders need to every shard.
 
-Consumes `publications`, `alerts`, `ticks`, `newsletters` and `models`; produces `audience.newsletters` (ContentAvailable,
-ContentWithdrawn, SlotDue) and `audience.alerts` (AlertBatch), one record a shard in that shard's partition. State: newest
-definition of each newsletter, quality of each publication, each alert as raised, which model is in use; followed from the
-beginning of their topics, kept nowhere else. A model that cannot be used (a part is missing, another hash, numbers that are
-none) is refused where it is activated, so that no SlotDue names it: the one before stays in use.
+Consumes `publications`, `alerts`, `ticks`, `newsletters`, `models` and `readership`; produces `audience.newsletters`
+(ContentAvailable, ContentWithdrawn, ContentRead, SlotDue) and `audience.alerts` (AlertBatch), one record a shard in that shard's
+partition. State: newest definition of each newsletter, quality of each publication, each alert as raised, which model is in use,
+how much each shard's subscribers read; followed from the beginning of their topics, kept nowhere else. A model that cannot be
+used (a part is missing, another hash, numbers that are none) is refused where it is activated, so that no SlotDue names it: the
+one before stays in use. How much publications are read over all shards goes before the slots of a minute: what changed since
+this process said it last, and all of it after an assignment, because others may have said something else meanwhile.
 Ordering key: that of the source topic; alerts of one batch are ordered by priority. Guarantee: at least once with deterministic
 ids; a copy that comes twice is decided once.
 """
@@ -20,6 +22,7 @@ from core.folding import first_difference
 from core.ids import event_id, newsletter_source_id
 from core.names import PRIORITIES
 from core.newsletters import Definitions
+from core.readership import MOST, Count, as_items, changed, of_items, summed
 from core.rules import obeys, validate
 from core.schedule import falls_somewhere, is_slot
 from runtime import failpoints
@@ -82,8 +85,10 @@ class Known:
     newsletters: Definitions = field(default_factory=Definitions)
     quality: dict[str, float] = field(default_factory=dict)
     alerts: dict[str, Event] = field(default_factory=dict)
-    activated: list[str] = field(default_factory=list)
-    """Versions of the model in the order in which they were put to use, also those that cannot be used."""
+    activated: list[str | None] = field(default_factory=list)
+    """Versions of the model in the order in which they were put to use, also those that cannot be used; None for no model."""
+    read: dict[int, dict[str, Count]] = field(default_factory=dict)
+    """How much the subscribers of each shard read."""
 
     def apply(self, event: Event) -> None:
         """Fold one event; definitions and alerts that break a rule of their contract are ignored."""
@@ -97,6 +102,8 @@ class Known:
             self.activated += [*before, value["model_version"]]  # compaction may have left this activation only
         elif event.name == "NewsletterDefined":
             self.newsletters.apply(event, event.offset)
+        elif event.name == "ReadershipCounted":
+            self.read[value["shard"]] = of_items(value["counts"])
 
     def first_alert(self, event: Event) -> Event:
         """Return the first AlertRaised of this alert that is known, this one included."""
@@ -116,7 +123,10 @@ class Audience:
         self._known = Known()
         self._models = ModelLog(stage.settings, stage.codec, stage.topics, stage.clock)
         self._usable: dict[str, bool] = {}
-        followed = [stage.topics.newsletters, stage.topics.publications, stage.topics.alerts, stage.topics.models]
+        self._said: tuple[int, dict[str, Count]] | None = None
+        """How much publications are read, as this process said it last, and the assignment under which it did."""
+        topics = stage.topics
+        followed = [topics.newsletters, topics.publications, topics.alerts, topics.models, topics.readership]
         self._follower = LogFollower(stage.settings, followed, self._known.apply, stage.codec, name="audience", clock=stage.clock)
         self._follower.start()
         stage.spawn(self._watch)
@@ -138,7 +148,7 @@ class Audience:
 
     async def model(self, event: Event) -> None:
         """Refuse the activation of a model that cannot be used; the follower takes note of the others."""
-        if event.name == "ModelActivated":
+        if event.name == "ModelActivated" and event.value["model_version"] is not None:
             problem = await self._check(event.value["model_version"])
             if problem:
                 raise EventRefused(event.name, "model_version", problem)
@@ -154,8 +164,10 @@ class Audience:
         return ""
 
     async def _model_version(self) -> str | None:
-        """Return the version that was put to use last and can be used; None when there is none."""
+        """Return the version that was put to use last and can be used; None when there is none, or none is to be used."""
         for version in reversed(self._known.activated.copy()):
+            if version is None:
+                return None
             if version not in self._usable:
                 await self._check(version)
             if self._usable[version]:
@@ -266,7 +278,24 @@ class Audience:
                 }
                 copies = self._copies(event, "SlotDue", fields, fields["source_id"], str(wanted is not None))
                 records += copies if test is None else [copies[partition_for(test.encode(), self._topics.shards)]]
-        await self._stage.producer.send(records)
+        if records:
+            now = (self._stage.generation, summed(list(self._known.read.values())))
+            records = [*self._readership(event, now), *records]
+            self._said = None  # until it is known that they are in the log
+            await self._stage.producer.send(records)
+            self._said = now
+
+    def _readership(self, event: Event, now: tuple[int, dict[str, Count]]) -> list[Record]:
+        """Return copies of how much publications are read, as far as that was not said yet."""
+        afresh = self._said is None or self._said[0] != now[0]
+        items = as_items(changed(now[1], {} if self._said is None or afresh else self._said[1]))
+        records: list[Record] = []
+        for start in range(0, max(len(items), afresh), MOST):
+            part = items[start : start + MOST]
+            identity = (f"{item['publication_id']}/{item['as_of']}/{item['reads']}" for item in part)
+            fields = {"replaces": afresh and not start, "counts": part}
+            records += self._copies(event, "ContentRead", fields, event.id, str(start), *identity)
+        return records
 
     def _copies(self, event: Event, name: str, fields: dict[str, Any], *identity: str) -> list[Record]:
         """Return one record a shard; its time is now, for which the deciders decide."""

@@ -153,20 +153,23 @@ def _events(settings: Settings, codec: "Codec", topic: str, partition: int | Non
             continue  # dead-lettered by those whose input it is
 
 
-@click.command(epilog="Example: newswire why daily@2026-11-22T09:00Z 0b5f8a3e-6f3e-4b64-9a39-0c8a3a6b0001")
+@click.command(epilog="Example: newswire why daily 0b5f8a3e-6f3e-4b64-9a39-0c8a3a6b0001")
 @click.argument("source")
 @click.argument("subscriber")
 @click.pass_obj
 def why(output: Output, source: str, subscriber: str) -> None:
     """Say why SUBSCRIBER got, or did not get, what SOURCE sent.
 
-    SOURCE is an alert_id, or a newsletter's slot such as daily@2026-11-22T09:00Z.
+    SOURCE is an alert_id, a newsletter's slot such as daily@2026-11-22T09:00Z, or a newsletter: then its newest slot that
+    concerned SUBSCRIBER.
     """
     from runtime.directory import read_subscriber_id
     from streams.explaining import Asker
 
     subscriber_id = read_subscriber_id(subscriber)
-    answer = Asker(Settings.load()).why(source, subscriber_id)
+    asker = Asker(Settings.load())
+    source = asker.source_of(source, subscriber_id)
+    answer = asker.why(source, subscriber_id)
     fields = {
         "source_id": source,
         "subscriber_id": subscriber_id,

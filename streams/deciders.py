@@ -60,6 +60,10 @@ class Decider:
         if errors:
             raise min(errors, key=lambda error: isinstance(error, Unavailable))
 
+    def undecided(self, shard: Shard[Any], source_id: str, chunks: int) -> bool:
+        """Return whether any chunk of a source is not decided yet."""
+        return not all(shard.is_decided(source_id, chunk) for chunk in range(shard.state.decided.chunks_of(source_id, chunks)))
+
     async def decide_source(
         self, shard: Shard[Any], event: Event, source_id: str, chunks: int, decide: Callable[[Place, int], dict[str, Any]]
     ) -> None:

@@ -4,14 +4,15 @@ Reads the decision of the subscriber's chunk (its first copy), and for the sente
 offsets that the decision recorded, with plain consumers; changes nothing.
 """
 
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.alert_state import AlertState
 from core.errors import CodecError, InputError
 from core.explain import Explanation, explain_alert, explain_newsletter
-from core.ids import chunk_of
+from core.ids import chunk_of, is_test
 from core.newsletter_state import NewsletterState
 from core.space import Space
 from core.subscribers import subscriber_key
@@ -48,6 +49,27 @@ class Asker:
         self._settings, self._topics = settings, Topics(settings.topic_prefix, settings.shards)
         self._codec = Codec(self._topics, RegistrySource(settings.schema_registry_url))
         self._admin = admin_client(settings)
+
+    def source_of(self, source: str, subscriber_id: str) -> str:
+        """Return the source id of what was asked for: of a newsletter, its newest slot that concerned the subscriber.
+
+        The newest of all when none did; InputError when none was decided. Tests are named by their own id.
+        """
+        if "@" in source or _is_uuid(source):
+            return source
+        key, shard, found = subscriber_key(subscriber_id), partition_for(subscriber_id.encode(), self._topics.shards), []
+        for event in self._read(self._topics.decisions("bulk"), shard):
+            value = event.value
+            mine = value["newsletter_id"] == source and value["chunk"] == chunk_of(subscriber_id, value["chunks"])
+            if mine and not is_test(value["source_id"]):
+                found.append((_recorded(value, key)[0] != "not_concerned", value["slot_at"], value["source_id"]))
+        if not found:
+            raise InputError(
+                f"no slot of {source!r} was decided for shard {shard}, which {subscriber_id} is in: no such newsletter (see "
+                "`newswire newsletter list`), or not yet."
+            )
+        newest: str = max(found)[2]
+        return newest
 
     def why(self, source_id: str, subscriber_id: str) -> Why:
         """Return what a source came to for a subscriber (a UUID); InputError when it was not decided (yet)."""
@@ -101,10 +123,16 @@ class Asker:
         assert slot is not None, "a decision without its slot"
         state = NewsletterState()
         self._fold(state.apply, decision)
-        version = slot.value["model_version"]
-        models = ModelLog(self._settings, self._codec, self._topics, SystemClock())
-        space = Space(models.load(version) if version is not None else None)
-        return explain_newsletter(state, slot.value, subscriber_id, decision.value["decided_at"], space)
+        version, gone, space = decision.value["model_version"], [], Space()
+        if version is not None:
+            try:
+                space = Space(ModelLog(self._settings, self._codec, self._topics, SystemClock()).load(version))
+            except InputError as error:
+                gone = [f"({error} Items and sentences are worked out without it.)"]
+        elif slot.value["model_version"] is not None and "blend" in decision.value["policy"]:
+            gone = [f"(Decided without model {slot.value['model_version']}: it could not be used when this was decided.)"]
+        found = explain_newsletter(state, slot.value, subscriber_id, decision.value["decided_at"], space)
+        return replace(found, because=(*found.because, *gone))
 
     def _alert(self, decision: Event, source_id: str, subscriber_id: str) -> Explanation:
         def item(event: Event) -> dict[str, Any] | None:
@@ -149,6 +177,14 @@ class Asker:
                 [source_id, subscriber_id],
             ).fetchall()
         return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _recorded(value: dict[str, Any], key: bytes) -> tuple[str, str | None, list[str]]:

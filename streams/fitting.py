@@ -15,8 +15,9 @@ from implicit.als import AlternatingLeastSquares
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix
 
-from core.model import Model, NewItem, Sigmas, cut, unit_sparse, weighted_sums, words_of
-from core.sparse import Ints, SparseRows
+from core.model import Model, NewItem, Sigmas, cut, unit_sparse, words_of
+from core.relevance import reading_weights
+from core.sparse import Ints, SparseRows, weighted_sums
 from core.vectors import Floats, Int8s, centred, from_int8, unit_rows
 
 FACTORS: Final = 128
@@ -170,8 +171,7 @@ def _sigmas(model: Model, items: Sequence[NewItem], reads: csr_matrix) -> Sigmas
     meaning = unit_rows(weighted_sums(model.locate(model.vectors), *history, len(rows))) @ carried.vectors.T
     interests = unit_rows(weighted_sums(topics, *history, len(rows))) @ topics[places].T
     factors = model.reader_factors(*history, len(rows)) @ carried.factors.T
-    lengths = np.sqrt(np.bincount(owner, np.square(part.data), minlength=len(rows)))
-    weights = csr_matrix((part.data / lengths[owner], part.indices, part.indptr), shape=part.shape)
+    weights = csr_matrix((reading_weights(owner, part.data, len(rows)), part.indices, part.indptr), shape=part.shape)
     there = carried.items >= 0
     column = csr_matrix((carried.weights[there], (np.nonzero(there)[0], carried.items[there])), shape=(len(places), len(items)))
     reading = np.asarray((weights @ column.T).todense())

@@ -56,6 +56,7 @@ class Judge:
         given = [(int(self._rows[place[owner]]), item) for owner, item in read if owner in place]
         state.give(np.array([row for row, _ in given], dtype=np.int64), np.array([item for _, item in given], dtype=np.int64))
         state.histories = state.histories.before(self.cut_ms)
+        state.readership.put(*state.histories.counts(self.cut_ms))  # the state holds every reader
 
     def ndcg(self, model: Model | None) -> float:
         """Return NDCG@10 of a model, or of ranking without one; 0 when there is no reader to judge by."""

@@ -28,10 +28,11 @@ def fit(output: Output) -> None:
     trainer = _trainer()
     fitted = trainer.fit()
     refused = trainer.publish(fitted)
+    dropped = trainer.drop_superseded()
     if refused:
         raise InputError(refused)
     item = {"model": fitted.model.version, "ndcg@10": fitted.ndcg, "before": fitted.before, "replaces": fitted.in_use}
-    output.item(item | {"items": len(fitted.model.items), "readers judged by": fitted.readers})
+    output.item(item | {"items": len(fitted.model.items), "readers judged by": fitted.readers, "dropped": dropped})
     output.say("It is used for every slot from now on; `newswire model rollback` goes back.")
 
 
@@ -82,12 +83,13 @@ def activate(output: Output, version: str) -> None:
 @model.command(epilog="Example: newswire model rollback")
 @click.pass_obj
 def rollback(output: Output) -> None:
-    """Use the model that was fitted before the one in use."""
+    """Use the model that was fitted before the one in use; before the first there is none, and ranking goes on without."""
     trainer = _trainer()
     used = trainer.in_use()
     version = trainer.before(used)
     trainer.activate(version, Settings.load().actor)
-    output.say(f"Model {version} is used for every slot from now on, instead of {used}.")
+    output.item({"model": version, "replaces": used})
+    output.say(f"{f'Model {version}' if version else 'No model'} is used for every slot from now on, instead of {used}.")
 
 
 def _trainer() -> "Trainer":

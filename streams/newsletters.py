@@ -1,9 +1,10 @@
 """Newsletters: decides who gets which issue when a slot is due.
 
-Consumes `audience.newsletters` (ContentAvailable and ContentWithdrawn as state, SlotDue to decide) and, as state, `subscribers`
-and `engagements`; reads the fitted model that a slot names from `models`; produces `decisions.bulk`. State:
-core.newsletter_state. Ordering key: the shard. Guarantee: the rules of "Deciding"; the first decision of a slot in a chunk is the
-only one. A slot whose model cannot be read waits: which model counts is in the log, so it is never decided with another one.
+Consumes `audience.newsletters` (ContentAvailable, ContentWithdrawn and ContentRead as state, SlotDue to decide) and, as state,
+`subscribers` and `engagements`; reads the fitted model that a slot names from `models`; produces `decisions.bulk`, and
+`readership` (streams/readership.py). State: core.newsletter_state. Ordering key: the shard. Guarantee: the rules of "Deciding";
+the first decision of a slot in a chunk is the only one. A slot is decided with the model that it names and never with another
+one; when that was dropped from the log since, or cannot be used, it is decided without a model, and the decision names none.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from collections import OrderedDict
 from typing import Any
 
 from core.deciding import decide_newsletter
-from core.errors import InputError, Unavailable
+from core.errors import InputError
 from core.newsletter_state import SNAPSHOT_FORMAT, NewsletterState
 from core.space import Space
 from core.verdicts import Place
@@ -21,6 +22,7 @@ from runtime.shards import Shard, Shards
 from runtime.stage import Stage
 from schemas.records import Event
 from streams.deciders import Decider
+from streams.readership import Counting
 
 BATCH_EVENTS = 64
 """Events of the audience taken at once, so that the shards of one worker write side by side."""
@@ -52,6 +54,7 @@ class Newsletters:
         self._decider.follow(topics.subscribers)
         self._decider.follow(topics.engagements)
         stage.consume_batches(topics.audience_newsletters, self.handle, BATCH_EVENTS, BATCH_S)
+        Counting(stage, shards)
 
     async def handle(self, events: list[Event]) -> None:
         """Fold content and decide slots, in the order of each shard's log."""
@@ -61,7 +64,10 @@ class Newsletters:
         shard.absorb(event)
         if event.name == "SlotDue":
             slot = event.value
+            if not self._decider.undecided(shard, slot["source_id"], slot["chunks"]):
+                return  # read again after a restart: its model may be gone, and is not needed
             space = await self._space(slot["model_version"])
+            slot = slot | {"model_version": space.model.version if space.model is not None else None}
 
             def decide(place: Place, chunks: int) -> dict[str, Any]:
                 return decide_newsletter(shard.state, slot | {"chunks": chunks}, place, event.time, space)
@@ -69,16 +75,21 @@ class Newsletters:
             await self._decider.decide_source(shard, event, slot["source_id"], slot["chunks"], decide)
 
     async def _space(self, version: str | None) -> Space:
-        """Return the space of a fitted model, which is loaded when it is not in memory; Unavailable when it cannot be."""
+        """Return the space of a fitted model, which is loaded when it is not in memory; that without a model when it is gone.
+
+        All parts of a model are in the log before a slot names it, so one that is not there was dropped.
+        """
         async with self._loading:
             if version not in self._spaces:
                 assert version is not None
                 try:
                     model = await asyncio.to_thread(self._models.load, version)
                 except InputError as error:
-                    raise Unavailable(f"{error} A slot names it, and waits until it is published again.") from error
-                self._stage.log.info("model %s: %s items, vectors of %s", version, len(model.items), model.vector_model)
-                self._spaces[version] = Space(model)
+                    self._stage.log.error("%s Slots that name it are decided without a model.", error)
+                    self._spaces[version] = Space()
+                else:
+                    self._stage.log.info("model %s: %s items, vectors of %s", version, len(model.items), model.vector_model)
+                    self._spaces[version] = Space(model)
                 while len(self._spaces) > MODELS + 1:
                     del self._spaces[next(old for old in self._spaces if old is not None)]
             self._spaces.move_to_end(version)

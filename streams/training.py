@@ -1,9 +1,10 @@
 """Training: fits the ranking's item side from the log, judges it, publishes it, and puts it to use when it is good enough.
 
 Consumes `publications`, `subscribers` and `engagements` from their beginning with plain consumers, in batch, each time. Produces
-`models` (ModelPublished in parts, then ModelActivated). State: none. Guarantee: a version is activated only after all its parts
-are in the log, and only when it is not worse, by more than a margin, than the one in use, on engagement that neither has seen:
-the newest tenth, as far as it came after that one was fitted. Otherwise it stays published, with its figures, and is not used.
+`models` (ModelPublished in parts, then ModelActivated, and tombstones of versions that nothing needs any more). State: none.
+Guarantee: a version is activated only after all its parts are in the log, and only when it is not worse, by more than a margin,
+than the one in use, on engagement that neither has seen: the newest tenth, as far as it came after that one was fitted. Otherwise
+it stays published, with its figures, and is not used. A version that a slot may still name is never dropped.
 """
 
 import logging
@@ -19,7 +20,7 @@ from core.errors import CodecError, InputError, NewswireError
 from core.folding import StateEvent
 from core.histories import Histories
 from core.model import Model, NewItem
-from core.model_parts import cut
+from core.model_parts import cut, superseded
 from core.newsletter_state import NewsletterState
 from runtime import logs
 from runtime.clock import SystemClock
@@ -27,6 +28,7 @@ from runtime.kafka import Producer, admin_client, end_offsets, partitions_of, re
 from runtime.models import ModelLog, opened
 from runtime.settings import Settings
 from schemas.codec import Codec
+from schemas.records import Tombstone
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
 from streams.judging import Judge
@@ -78,16 +80,17 @@ class Trainer:
         used, seen_until = self._usable(in_use)
         everything, judge = state.histories, Judge(state, seen_until)
         if judge.readers < LEAST:
+            since = "in the newest tenth" if seen_until is None else f"since model {in_use} was fitted, which knows the rest"
             raise InputError(
                 f"There is too little new engagement to judge a model by: {judge.readers} readers who had read something read "
-                f"something else since, and it takes {LEAST}. Ranking goes on as it is."
+                f"something else {since}, and it takes {LEAST}. Ranking goes on as it is."
             )
         version = f"{self._clock.now():%Y%m%d-%H%M%S}"
         before, found = judge.ndcg(used), judge.ndcg(_fitted(version, state, state.histories))
         return Fitted(_fitted(version, state, everything), found, before, in_use, judge.readers)
 
     def in_use(self) -> str | None:
-        """Return the version that was activated last, None when there is none."""
+        """Return the version that was activated last; None when there is none, or ranking without one was."""
         _, activations = self.models.read()
         return activations[-1].version if activations else None
 
@@ -128,9 +131,23 @@ class Trainer:
         self.activate(model.version, "training")
         return None
 
-    def activate(self, version: str, by: str) -> None:
-        """Put a published version to use; InputError when it cannot be used."""
-        self.models.load(version)
+    def drop_superseded(self) -> list[str]:
+        """Take versions that nothing needs any more out of the log; return them."""
+        published, activations = self.models.read()
+        dropped = superseded(published, activations, self._clock.now())
+        producer = Producer(self._settings, "newswire-training")
+        try:
+            for version in dropped:
+                keys = [f"{version}/{part}".encode() for part in published[version].data]
+                producer.send_sync([Tombstone(self._topics.models, key, 0) for key in keys])
+        finally:
+            producer.close()
+        return dropped
+
+    def activate(self, version: str | None, by: str) -> None:
+        """Put a published version to use, or none; InputError when it cannot be used."""
+        if version is not None:
+            self.models.load(version)
         now = self._clock.now()
         value = {"model_version": version, "previous_version": self.in_use(), "activated_by": by, "activated_at": now}
         producer = Producer(self._settings, "newswire-training")
@@ -139,10 +156,12 @@ class Trainer:
         finally:
             producer.close()
 
-    def before(self, version: str | None) -> str:
-        """Return the newest version that can be used and was fitted before another; InputError when there is none."""
+    def before(self, version: str | None) -> str | None:
+        """Return the newest version that can be used and was fitted before another, None when there is none."""
+        if version is None:
+            raise InputError("No model is in use, so there is nothing to go back from: `newswire model list` shows all.")
         published, _ = self.models.read()
-        earlier = [name for name in sorted(published) if version is not None and name < version]
+        earlier = [name for name in sorted(published) if name < version]
         for name in reversed(earlier):
             try:
                 opened(published[name])
@@ -150,7 +169,7 @@ class Trainer:
                 log.warning("%s", error)
                 continue
             return name
-        raise InputError(f"There is no model before {version or 'the first'} to go back to: `newswire model list` shows all.")
+        return None
 
     def last_fitted_at(self) -> datetime | None:
         """Return when the newest model was fitted."""
@@ -193,7 +212,7 @@ def _fitted(version: str, state: NewsletterState, histories: Histories) -> Model
     content = state.content
     rows = np.arange(len(content.items))
     name = content.vector_model(rows)
-    vectors = content.vectors[name].of(rows) if name is not None else np.zeros((len(rows), 0), dtype=np.int8)
+    vectors = content.vectors(name, rows)
     items = [
         NewItem(item.publication_id, item.title, vector.tobytes() if vector.any() else None, item.topics)
         for item, vector in zip(content.items, vectors, strict=True)
@@ -223,6 +242,8 @@ def run(settings: Settings) -> int:
                 fitted = trainer.fit()
                 refused = trainer.publish(fitted)
                 log.info("%s", refused or f"model {fitted.model.version} is in use: NDCG@10 {fitted.ndcg:.4f}")
+                if dropped := trainer.drop_superseded():
+                    log.info("dropped from the log: %s", ", ".join(dropped))
         except NewswireError as error:
             log.warning("no model was fitted: %s", error)
     return 0

@@ -21,7 +21,7 @@ from deploy.stack.layout import Layout, read_env
 from deploy.stack.supervision import Supervisor
 
 WAIT_S = 120
-"""Longest wait for one condition; what takes longest is that a killed worker's partitions go to another, 15 s."""
+"""Longest wait for one condition; what takes longest is that a lease of a killed sink ends, 10 s."""
 STREAMS = ("approval", "audience", "newsletters", "alerts")
 LOG_LINES = 150
 """Last lines of a process's log that a failure shows."""
@@ -68,8 +68,8 @@ class Whole(StackClient):
         return "\n".join(lines)
 
     def quiesce(self) -> None:
-        """Wait until the streams have processed all that was produced."""
-        self.wait_for(lambda: self.lag(*STREAMS) == 0, "the streams to catch up")
+        """Wait until the streams have processed all that was produced; one that stalls starts anew meanwhile."""
+        self.wait_for(lambda: self.lag(*STREAMS) == 0, "the streams to catch up", 2 * WAIT_S)
 
     def register(self, count: int, **preferences: Any) -> list[str]:
         """Register subscribers with a mail address each and return their ids, once they are applied everywhere."""

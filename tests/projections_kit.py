@@ -109,14 +109,14 @@ def requested(number: int, channel: str, *, source_id: str = SOURCE, offset: int
 
 def status(
     name: str, number: int, channel: str, *, after_s: float = 1.0, reason: str | None = None, source_id: str = SOURCE,
-    offset: int = 0, topics: Topics = TOPICS, attempt: int = 1,
+    offset: int = 0, topics: Topics = TOPICS, attempt: int = 1, template: str | None = "newsletter@1a2b3c4d",
 ) -> Event:  # fmt: skip
     """Return a delivery-status event, such as DeliverySent."""
     kind, lane = ("newsletter", "bulk") if "@" in source_id else ("alert", "urgent")
     value = {
         "delivery_id": id_of(number, channel, source_id), "subscriber_id": subscriber(number), "source_id": source_id,
         "source_kind": kind, "channel": channel, "lane": lane, "reason": reason, "provider_receipt_hash": None,
-        "attempt": attempt, "occurred_at": AT + timedelta(seconds=after_s),
+        "attempt": attempt, "template": template, "occurred_at": AT + timedelta(seconds=after_s),
     }  # fmt: skip
     return event(name, value, topics.delivery_status, offset, 0, subscriber(number))
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,13 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -
     raise AssertionError(f"waited {timeout_s} s in vain for {what}")
 
 
+def metric(port: int, name: str) -> float:
+    """Return a metric of a process."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and not line.startswith("#"))
+
+
 @contextlib.contextmanager
 def ledger_database(stack: Stack) -> Iterator[Settings]:
     """A database with the ledger and the keys, dropped afterwards."""
@@ -75,6 +83,11 @@ class World:
     producer: Producer
     folder: Path
     processes: list["Process"] = field(default_factory=list)
+    _reported: list[Event] = field(default_factory=list)
+    _reported_until: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.admin = AdminClient({"bootstrap.servers": self.settings.kafka_bootstrap_servers})
 
     def produce(self, topic: str, name: str, value: dict[str, Any], key: str, **more: Any) -> int:
         """Produce one event and return its offset."""
@@ -96,13 +109,14 @@ class World:
         }  # fmt: skip
         self.produce(self.topics.newsletters, "NewsletterDefined", value, newsletter_id)
 
-    def publish(self) -> dict[str, Any]:
+    def publish(self, **fields: Any) -> dict[str, Any]:
         """Produce a publication and return it as an item of a delivery."""
         publication_id = str(uuid.uuid4())
         value = {
             "publication_id": publication_id, "revision": 1, "content_type": "article", "title": f"Result {publication_id}",
             "summary": "A r\\'esum\\'e.", "body": None, "url": "https://example.org/x", "authors": ["A. Author"],
             "topics": [{"topic": "hep-ph", "weight": 1.0}], "language": "en", "published_at": datetime.now(UTC), "attributes": {},
+            **fields,
         }  # fmt: skip
         record = self.codec.encode(
             self.topics.publications, "PublicationSubmitted", value, key=publication_id, time=datetime.now(UTC)
@@ -165,11 +179,12 @@ class World:
         self.produce(self.topics.subscribers, name, {"subscriber_id": subscriber_id, **nothing, **fields}, subscriber_id)
 
     def statuses(self) -> list[Event]:
-        """Return all of delivery-status."""
-        admin = AdminClient({"bootstrap.servers": self.settings.kafka_bootstrap_servers})
-        partitions = partitions_of(admin, [self.topics.delivery_status])
-        starts, ends = start_offsets(admin, partitions), end_offsets(admin, partitions)
-        return [self.codec.decode(raw) for raw in read_range(self.settings, starts, ends)]
+        """Return all of delivery-status; what was read before is not read again."""
+        ends = end_offsets(self.admin, [(self.topics.delivery_status, partition) for partition in range(self.topics.shards)])
+        starts = {place: self._reported_until.get(place, 0) for place in ends}
+        self._reported += [self.codec.decode(raw) for raw in read_range(self.settings, starts, ends)]
+        self._reported_until = ends
+        return self._reported.copy()
 
     def states(self, requests: list[dict[str, Any]]) -> dict[str, list[tuple[str, str | None, int]]]:
         """Return the distinct (event, reason, attempt) of each delivery, in the order of their first report."""
@@ -296,7 +311,7 @@ def world(stack: Stack, folder: Path, **settings: Any) -> Iterator[World]:
         create_master_key(master)
         own = replace(
             base, topic_prefix=prefix, shards=SHARDS, master_key_file=str(master), token_keys="k1:" + "ab" * 32,
-            receipt_key="cd" * 32,
+            receipt_key="cd" * 32, session_timeout_s=6.0,
             **settings,
         )  # fmt: skip
         topics = Topics(prefix, SHARDS)

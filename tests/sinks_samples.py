@@ -1,20 +1,29 @@
 """What tests of the sinks send: requests, messages, and a provider that answers whatever a test wants."""
 
 import asyncio
+import json
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from core.ids import delivery_id, issue_id
 from core.rendering.model import AlertMessage, Issue, IssueItem, ItemContent
+from runtime.settings import Settings
 from sinks.delivery import Delivery, Position
 from sinks.provider import Message, Prepared, Provider, Sender
+from sinks.registry import PROVIDERS
+
+SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="
+"""Of a webhook."""
 
 
 def request(subscriber_id: str | None = None, **fields: Any) -> dict[str, Any]:
     """A DeliveryRequested of a newsletter by mail, with any field replaced."""
     subscriber_id = subscriber_id or str(uuid.uuid4())
     now = datetime.now(UTC).replace(microsecond=0)
+    issue = fields.get("source_kind", "newsletter") == "newsletter"
     value = {
         "subscriber_id": subscriber_id,
         "source_id": "daily@2026-11-22T09:00Z",
@@ -32,6 +41,8 @@ def request(subscriber_id: str | None = None, **fields: Any) -> dict[str, Any]:
         "alert_partition": None,
         "alert_offset": None,
         "variant": None,
+        "subject": "{title}" if issue else "",
+        "template": "newsletter" if issue else "",
         "not_after": now + timedelta(hours=12),
         "decision_partition": 0,
         "decision_offset": 0,
@@ -84,6 +95,34 @@ def prepared(provider: Provider, address: str, of: Issue | AlertMessage | None =
         delivery(channel=provider.channel, **fields), address, of or issue(), Sender("Newswire", "news@newswire.example")
     )
     return Prepared(one, provider.render(one))
+
+
+def provider_settings(url: str, **more: Any) -> Settings:
+    """Settings whose providers are all at one address."""
+    values: dict[str, Any] = {
+        "ses_endpoint_url": f"{url}/ses", "slack_base_url": f"{url}/slack/api/", "discord_base_url": f"{url}/discord/api/v10",
+        "webhook_allow_http_loopback": True, "provider_timeout_s": 5.0,
+    }  # fmt: skip
+    return Settings(**{**values, **more})
+
+
+@asynccontextmanager
+async def opened(channel: str, url: str, **more: Any) -> AsyncIterator[Provider]:
+    """A provider with its client, which finds it at one address."""
+    provider = PROVIDERS[channel](provider_settings(url, **more))
+    await provider.open()
+    try:
+        yield provider
+    finally:
+        await provider.close()
+
+
+def address(channel: str, url: str) -> str:
+    """A recipient that the channel's provider takes."""
+    return {
+        "email": "ada@example.org", "slack": "C0123456", "discord": "123456789012345678",
+        "webhook": json.dumps({"url": f"{url}/hooks/ada", "secret": SECRET}),
+    }[channel]  # fmt: skip
 
 
 class Answers:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError, nodes
 
+from core.errors import RenderingFailed
 from core.rendering.email import LEAD_SUMMARY_LIMIT, NAME_LIMIT, POSTAL_LIMIT, TITLE_LIMIT, newsletter_email
 from core.rendering.model import Issue, IssueItem, ItemContent
 from core.rendering.phrases import Phrases
@@ -172,8 +173,9 @@ def _tried(name: str, files: Mapping[str, str]) -> Iterator[Problem]:
         compiled(expand(files[file], files))
         template = MailTemplate(name, files)
         html = newsletter_email(longest_issue(template)).html
-    except UndefinedError as error:
-        yield Problem(UNKNOWN_VARIABLE, file, None, f"{error}")
+    except RenderingFailed as error:
+        known = isinstance(error.__cause__, UndefinedError)
+        yield Problem(UNKNOWN_VARIABLE if known else SYNTAX, file, None, f"{error}")
     except (ValueError, TypeError, TemplateError) as error:
         yield Problem(SYNTAX, file, None, f"cannot be compiled: {error}")
     else:

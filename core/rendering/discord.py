@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from core.rendering.fragments import REASONED, FragmentCache, FragmentKey
 from core.rendering.links import item_link
 from core.rendering.model import AlertMessage, Issue, ItemContent
-from core.rendering.phrases import Phrases, by_line, count_text, issue_date, more_text, phrases_for, reason_text, short_date
+from core.rendering.phrases import Phrases, by_line, count_text, issue_date, more_text, phrases_for, reason_text, short_date, told
 from core.rendering.text import discord_link, discord_text, fitted, one_line, paragraphs, safe_url, shorten, units
 
 MAX_EMBEDS, MAX_TITLE, MAX_DESCRIPTION, MAX_FOOTER, MAX_AUTHOR, MAX_TOTAL, MAX_URL = 10, 256, 4_096, 2_048, 256, 6_000, 2_048
@@ -20,23 +20,32 @@ MAX_EMBEDS, MAX_TITLE, MAX_DESCRIPTION, MAX_FOOTER, MAX_AUTHOR, MAX_TOTAL, MAX_U
 ALLOWED_MENTIONS: Final[dict[str, list[str]]] = {"parse": []}
 """Value of allowed_mentions: nobody is ever pinged by content."""
 
-SUMMARY_TIERS = (350, 200, 100, 0)
-"""Characters of each summary; the next tier is taken when the message would be too large."""
+SUMMARY_TIERS = ((350, 220), (350, 140), (200, 80), (100, 0), (0, 0))
+"""Characters of the first item's summary and of each other one's; the next tier is taken when the message would be too large."""
 
-ITEM_EMBEDS = 8
-"""Items with an embed of their own; a heading and a last embed make 10. Further items are a list of links in the last."""
+LIST_ITEMS = 5
+"""Items of an embed after the first item's own: 19 of them, heading and ending are 6 embeds."""
+MAX_LISTED_URL = 1_000
+"""A longer address would eat the message; its title then stands without a link."""
 
 ALERT_BODY_LIMIT = 3_500
 COLOURS = {"critical": 0xB3261E, "high": 0xB45309, "normal": 0x2457D6, "low": 0x475569}
-NEWSLETTER_COLOUR = 0x2457D6
+NEWSLETTER_COLOUR, LIST_COLOUR = 0x2457D6, 0x94A3B8
 
 Embed = dict[str, Any]
 
 
-class _Item(NamedTuple):
-    """What an issue shows of an item, and its characters."""
+class _Lead(NamedTuple):
+    """What an issue shows of its first item, and its characters."""
 
     embed: Embed
+    characters: int
+
+
+class _Listed(NamedTuple):
+    """What an issue shows of another item, and its characters."""
+
+    text: str
     characters: int
 
 
@@ -45,14 +54,17 @@ class _Fragment:
     """A rendered item without its address and the reason why it is shown."""
 
     url: str
-    embed: Embed
+    title: str
+    summary: str
     meta: str
+    escaped_meta: str
 
 
 def newsletter_embeds(issue: Issue, cache: FragmentCache | None = None) -> list[Embed]:
-    """Return one issue as embeds. Summaries become shorter, then items are left out and counted, before a limit is met.
+    """Return one issue as embeds: a heading, the first item, lists of the others, and who sent it.
 
-    The embeds of items are shared between issues and must not be changed.
+    Summaries become shorter, then items are left out and counted, before a limit is met. The embed of the first item is shared
+    between issues and must not be changed.
     """
     phrases = phrases_for(issue.language)
     cache = cache if cache is not None else FragmentCache()
@@ -67,17 +79,21 @@ def newsletter_embeds(issue: Issue, cache: FragmentCache | None = None) -> list[
     why = phrases.why_newsletter.format(name=name)
     ending = _ending(why, issue.unsubscribe_url, phrases.unsubscribe_newsletter)
     footer = _sender(issue.from_name, issue.postal_address)
+    reasons = told((item.reason for item in issue.items), issue.topic_names)
     around = characters([first]) + units(footer)
     for shown in range(count, -1, -1):
-        for tier in SUMMARY_TIERS if issue.template.shows_summaries else SUMMARY_TIERS[-1:]:
-            items = [_item(issue, position, tier, phrases, cache) for position in range(min(shown, ITEM_EMBEDS))]
-            lines = [_line(issue, position) for position in range(ITEM_EMBEDS, shown)]
-            if shown < count:
-                lines.append(discord_text(more_text(count - shown, phrases)))
-            closing = "\n".join([*lines, *([""] if lines else []), ending])
-            size = units(closing)
-            if size <= MAX_DESCRIPTION and around + size + sum([item.characters for item in items]) <= MAX_TOTAL:
-                return [first, *[item.embed for item in items], {"description": closing, "footer": {"text": footer}}]
+        closing = ending if shown == count else f"{discord_text(more_text(count - shown, phrases))}\n\n{ending}"
+        for lead_limit, limit in SUMMARY_TIERS if issue.template.shows_summaries else SUMMARY_TIERS[-1:]:
+            lead = [_lead(issue, lead_limit, phrases, reasons[0], cache)] if shown else []
+            others = [_listed(issue, position, limit, phrases, reasons[position], cache) for position in range(1, shown)]
+            lists = [others[start : start + LIST_ITEMS] for start in range(0, len(others), LIST_ITEMS)]
+            sizes = [sum([one.characters for one in some]) + 2 * (len(some) - 1) for some in lists]
+            size = around + units(closing) + sum(sizes) + sum([one.characters for one in lead])
+            if size <= MAX_TOTAL and max(sizes, default=0) <= MAX_DESCRIPTION:
+                listed: list[Embed] = [
+                    {"description": "\n\n".join([one.text for one in some]), "color": LIST_COLOUR} for some in lists
+                ]
+                return [first, *(one.embed for one in lead), *listed, {"description": closing, "footer": {"text": footer}}]
     raise AssertionError("a heading and a footer are within the limits")
 
 
@@ -109,34 +125,58 @@ def characters(embeds: Sequence[Embed]) -> int:
     return units("".join(texts))
 
 
-def _item(issue: Issue, position: int, tier: int, phrases: Phrases, cache: FragmentCache) -> _Item:
-    content, reason = issue.items[position]
-    key = FragmentKey(content.publication_id, content.revision, phrases.locale, f"item-{tier}", "discord")
-    fragment: _Fragment = cache.get(key, lambda: _render_item(content, tier, phrases))
-    return _shown(fragment, item_link(fragment.url, issue.delivery_id, position), reason, phrases.locale)
+def _fragment(content: ItemContent, limit: int, phrases: Phrases, cache: FragmentCache) -> _Fragment:
+    key = FragmentKey(content.publication_id, content.revision, phrases.locale, f"item-{limit}", "discord")
+    fragment: _Fragment = cache.get(key, lambda: _render_item(content, limit, phrases))
+    return fragment
+
+
+def _render_item(content: ItemContent, limit: int, phrases: Phrases) -> _Fragment:
+    meta = " · ".join(filter(None, (by_line(content.authors, phrases), short_date(content.published_at, phrases.locale))))
+    meta = shorten(meta, 120)
+    return _Fragment(
+        url=safe_url(content.url),
+        title=fitted(one_line(content.title), 220, discord_text) or "–",
+        summary=fitted(one_line(content.summary), limit, discord_text) if limit else "",
+        meta=meta,
+        escaped_meta=discord_text(meta),
+    )
+
+
+def _lead(issue: Issue, limit: int, phrases: Phrases, reason: str, cache: FragmentCache) -> _Lead:
+    fragment = _fragment(issue.items[0].content, limit, phrases, cache)
+    return _shown_lead(fragment, item_link(fragment.url, issue.delivery_id, 0), reason, phrases.locale)
 
 
 @lru_cache(maxsize=REASONED)
-def _shown(fragment: _Fragment, url: str, reason: str, locale: str) -> _Item:
-    words = shorten(reason_text(reason, locale), 100) if reason else ""
-    embed = {**fragment.embed, "footer": {"text": " · ".join(filter(None, (fragment.meta, words)))}}
+def _shown_lead(fragment: _Fragment, url: str, reason: str, locale: str) -> _Lead:
+    below = " · ".join(filter(None, (fragment.meta, _words(reason, locale)[0])))
+    embed: Embed = {"title": fragment.title, "color": NEWSLETTER_COLOUR, "footer": {"text": below}}
+    if fragment.summary:
+        embed["description"] = fragment.summary
     if url := _link_url(url):
         embed["url"] = url
-    return _Item(embed, characters([embed]))
+    return _Lead(embed, characters([embed]))
 
 
-def _render_item(content: ItemContent, tier: int, phrases: Phrases) -> _Fragment:
-    meta = " · ".join(filter(None, (by_line(content.authors, phrases), short_date(content.published_at, phrases.locale))))
-    embed: Embed = {"title": fitted(one_line(content.title), 220, discord_text) or "–", "color": NEWSLETTER_COLOUR}
-    if tier and (summary := fitted(one_line(content.summary), tier, discord_text)):
-        embed["description"] = summary
-    return _Fragment(safe_url(content.url), embed, shorten(meta, 120))
+def _listed(issue: Issue, position: int, limit: int, phrases: Phrases, reason: str, cache: FragmentCache) -> _Listed:
+    fragment = _fragment(issue.items[position].content, limit, phrases, cache)
+    return _shown_listed(fragment, item_link(fragment.url, issue.delivery_id, position), reason, phrases.locale)
 
 
-def _line(issue: Issue, position: int) -> str:
-    content = issue.items[position].content
-    url = item_link(safe_url(content.url), issue.delivery_id, position)
-    return f"• {discord_link(url if len(url) <= 300 else '', _text(one_line(content.title), 160) or '–')}"
+@lru_cache(maxsize=REASONED)
+def _shown_listed(fragment: _Fragment, url: str, reason: str, locale: str) -> _Listed:
+    title = f"**{discord_link(url if len(url) <= MAX_LISTED_URL else '', fragment.title)}**"
+    below = " · ".join(filter(None, (fragment.escaped_meta, _words(reason, locale)[1])))
+    text = f"{title}\n{fragment.summary}\n*{below}*" if fragment.summary else f"{title}\n*{below}*"
+    return _Listed(text, units(text))
+
+
+@lru_cache(maxsize=REASONED)
+def _words(reason: str, locale: str) -> tuple[str, str]:
+    """Return a reason in words, as it is and escaped."""
+    words = shorten(reason_text(reason, locale), 100)
+    return words, discord_text(words)
 
 
 def _ending(why: str, unsubscribe_url: str, label: str) -> str:

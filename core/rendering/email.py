@@ -12,13 +12,14 @@ from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
+from core.checks import SUBJECT_VALUE
 from core.rendering.catalogue import ALERT
 from core.rendering.fragments import REASONED, FragmentCache, FragmentKey
 from core.rendering.links import item_link
 from core.rendering.model import AlertMessage, Issue, ItemContent
-from core.rendering.phrases import Phrases, by_line, count_text, instant, issue_date, phrases_for, reason_text, short_date
+from core.rendering.phrases import Phrases, by_line, count_text, instant, issue_date, phrases_for, reason_text, short_date, told
 from core.rendering.templating import TEXT_WIDTH, MailTemplate, fill, wrapped
-from core.rendering.text import header_value, html_text, one_line, paragraphs, plain_text, safe_url, shorten
+from core.rendering.text import header_value, html_text, one_line, paragraphs, plain_text, safe_url, shorten, units
 
 TITLE_LIMIT, LEAD_SUMMARY_LIMIT, SUMMARY_LIMIT, BODY_LIMIT = 300, 480, 260, 20_000
 """Characters shown; a summary is a reason to open the item, not the item."""
@@ -44,6 +45,9 @@ COLOURS = {"critical": "#b3261e", "high": "#b45309", "normal": "#2457d6", "low":
 
 _DOT = "\u00a0· "
 """Between the parts of a line, and never at the beginning of one."""
+_UNBROKEN, _HYPHEN = "\u2011", re.compile(r"(?<=\w)-(?=\w)")
+"""A hyphen where no line ends: of a topic such as cond-mat.mtrl-sci, in HTML."""
+_TOPICAL = ("topic:", "new:", "again:topic:", "again:new:")
 _PADDING = Markup("&#847;&zwnj;&nbsp;" * 40)  # noqa: S704 - a constant
 """Keeps an inbox from filling the preview line with the first words of the body."""
 
@@ -52,7 +56,7 @@ _URL, _REASON = "\x00url\x00", "\x00reason\x00"
 _SLOTS: Final = re.compile(f"({_URL}|{_REASON})")
 _ESCAPES: Final[Mapping[str, Callable[[str], str]]] = {
     "html": lambda text: Markup(html_text(text)),  # noqa: S704 - html_text escapes
-    "text": plain_text,
+    "text": lambda text: plain_text(text.replace(_UNBROKEN, "-")),
 }
 
 
@@ -137,8 +141,11 @@ def newsletter_entry(issue: Issue, cache: FragmentCache | None = None) -> dict[s
     template, locale = issue.template, phrases.locale
     html: list[str] = []
     text: list[str] = []
-    for position, (content, reason) in enumerate(issue.items):
-        fragment = _fragment(content, template, "item" if position else template.lead, phrases, cache, reasoned=bool(reason))
+    names = issue.topic_names
+    reasons = told((item.reason for item in issue.items), names)
+    for position, ((content, _), reason) in enumerate(zip(issue.items, reasons, strict=True)):
+        look = "item" if position else template.lead
+        fragment = _fragment(content, template, look, phrases, names, cache, reasoned=bool(reason))
         url_html, url_plain = _address(item_link(fragment.url, issue.delivery_id, position))
         reason_html, reason_plain = _reason(reason, locale)
         html += fragment.html.filled(url_html, reason_html)
@@ -170,25 +177,31 @@ def filled(layout: EmailLayout, data: dict[str, str]) -> EmailLayout:
 
 
 def newsletter_subject(issue: Issue) -> str:
-    """Return the subject line: {title} is the title of the first item; one line, whatever is in it."""
-    title = one_line(issue.items[0].content.title) if issue.items else issue.newsletter_name
-    return plain_text(
-        header_value(issue.subject.replace("{title}", title)) or header_value(issue.newsletter_name) or issue.newsletter_id
-    )
+    """Return the subject line: {title} is the title of the first item, {newsletter} the name; one line, whatever is in it."""
+    name = one_line(issue.newsletter_name)
+    values = {"title": one_line(issue.items[0].content.title) if issue.items else name, "newsletter": name}
+    subject = SUBJECT_VALUE.sub(lambda match: values.get(match[1], match[0]), issue.subject)
+    return plain_text(header_value(subject) or header_value(issue.newsletter_name) or issue.newsletter_id)
 
 
 def _preheader(issue: Issue, phrases: Phrases) -> str:
     """Return the preview line: the titles after the first, which the subject most often holds already."""
-    titles = [shorten(one_line(item.content.title), 70) for item in issue.items[1:3]]
+    titles = [_short_title(item.content.title) for item in issue.items[1:3]]
     if titles:
         return shorten(phrases.also.format(titles="; ".join(titles)), PREHEADER_LIMIT)
     return shorten(one_line(issue.items[0].content.summary), PREHEADER_LIMIT) if issue.items else ""
 
 
 @lru_cache(maxsize=REASONED)
+def _short_title(title: str) -> str:
+    return shorten(one_line(title), 70)
+
+
+@lru_cache(maxsize=REASONED)
 def _reason(reason: str, locale: str) -> tuple[str, str]:
     words = shorten(reason_text(reason, locale), REASON_LIMIT)
-    return html_text(words), plain_text(wrapped(words, TEXT_WIDTH - 2).replace("\n", "\n  "))
+    shown = _HYPHEN.sub(_UNBROKEN, words) if reason.startswith(_TOPICAL) else words
+    return html_text(shown), plain_text(wrapped(words, TEXT_WIDTH - 2).replace("\n", "\n  "))
 
 
 @lru_cache(maxsize=REASONED)
@@ -197,19 +210,25 @@ def _address(url: str) -> tuple[str, str]:
 
 
 def _fragment(
-    content: ItemContent, template: MailTemplate, look: str, phrases: Phrases, cache: FragmentCache, *, reasoned: bool
-) -> _Fragment:
+    content: ItemContent, template: MailTemplate, look: str, phrases: Phrases, topic_names: Mapping[str, str],
+    cache: FragmentCache, *, reasoned: bool,
+) -> _Fragment:  # fmt: skip
     name = f"{template.id} {look} reasoned" if reasoned else f"{template.id} {look}"
     key = FragmentKey(content.publication_id, content.revision, phrases.locale, name, "email")
-    fragment: _Fragment = cache.get(key, lambda: _render_item(content, template, look, phrases, _REASON if reasoned else ""))
+    fragment: _Fragment = cache.get(
+        key, lambda: _render_item(content, template, look, phrases, topic_names, _REASON if reasoned else "")
+    )
     return fragment
 
 
-def _render_item(content: ItemContent, template: MailTemplate, look: str, phrases: Phrases, reason: str) -> _Fragment:
+def _render_item(
+    content: ItemContent, template: MailTemplate, look: str, phrases: Phrases, topic_names: Mapping[str, str], reason: str
+) -> _Fragment:
     """Return a rendered item; in HTML of at most ITEM_BYTES, for which it says less of an absurdly long one."""
     url = safe_url(content.url)
     url = url if len(html_text(url)) <= URL_LIMIT else ""
-    names = ", ".join(one_line(topic) for topic in content.topics[:MAX_PUBLICATION_TOPICS])
+    shown = dict.fromkeys(topic_names.get(topic) or _HYPHEN.sub(_UNBROKEN, topic) for topic in content.topics)
+    names = [one_line(name) for name in list(shown)[:MAX_PUBLICATION_TOPICS]]
     published = short_date(content.published_at, phrases.locale)
     full = LEAD_SUMMARY_LIMIT if look == "lead" else SUMMARY_LIMIT
     for title_limit, summary_limit, authors_limit in (
@@ -218,7 +237,7 @@ def _render_item(content: ItemContent, template: MailTemplate, look: str, phrase
         (TITLE_LIMIT, 0, 80),
         (80, 0, 0),
     ):
-        authors, topics = shorten(by_line(content.authors, phrases), authors_limit), shorten(names, authors_limit // 2)
+        authors, topics = shorten(by_line(content.authors, phrases), authors_limit), _whole(names, authors_limit // 2)
         values = {
             "title": shorten(one_line(content.title), title_limit) or "–",
             "summary": shorten(one_line(content.summary), summary_limit),
@@ -234,6 +253,13 @@ def _render_item(content: ItemContent, template: MailTemplate, look: str, phrase
         if len(html.replace(_URL, html_text(url)).encode()) <= ITEM_BYTES:
             break
     return _Fragment(url, _Cut(html), _Cut(_block(template, "text", look, values, phrases)))
+
+
+def _whole(names: list[str], limit: int) -> str:
+    """Return as many names as fit, the first shortened when it alone does not."""
+    while len(names) > 1 and units(", ".join(names)) > limit:
+        names = names[:-1]
+    return shorten(", ".join(names), limit)
 
 
 def _block(template: MailTemplate, part: str, name: str, values: Mapping[str, str], phrases: Phrases) -> str:

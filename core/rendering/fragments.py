@@ -20,7 +20,10 @@ class FragmentKey(NamedTuple):
 
 
 class FragmentCache:
-    """Bounded, least recently used out first; belongs to one thread. Pass one a process, or a fresh one in a test."""
+    """Bounded, least recently used out first; belongs to one thread and one set of topics' names.
+
+    Pass one a process, or a fresh one in a test.
+    """
 
     def __init__(self, max_entries: int = 10_000) -> None:
         """max_entries: 10,000 email fragments of about 4 kB are 40 MB: 2,500 publications, as lead and item, in two languages."""

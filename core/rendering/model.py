@@ -54,8 +54,9 @@ class IssueItem(NamedTuple):
 class Issue:
     """What one subscriber gets for one slot of a newsletter.
 
-    subject may contain {title}, which becomes the title of the first item. issue_group is the nominal local slot, such
-    as 2026-11-22T09:00; its day is the date that is shown. template is the look of mails.
+    subject may contain {title}, which becomes the title of the first item, and {newsletter}, which becomes newsletter_name.
+    issue_group is the nominal local slot, such as 2026-11-22T09:00; its day is the date that is shown. template is the look of
+    mails, topic_names what topics are called in the issue's language: those that are not in it are shown as they are.
     """
 
     newsletter_id: str
@@ -68,6 +69,7 @@ class Issue:
     postal_address: str
     unsubscribe_url: str
     template: MailTemplate = field(default=SHIPPED[DEFAULT], kw_only=True)
+    topic_names: Mapping[str, str] = field(default_factory=dict, kw_only=True, hash=False)
     delivery_id: str = field(default="", kw_only=True)
 
 

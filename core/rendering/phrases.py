@@ -1,5 +1,6 @@
 """The fixed phrases of messages in each language that there is, and dates in it."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
@@ -19,6 +20,7 @@ class Phrases:
     reads_on: str
     also: str
     because: dict[str, str]
+    again: dict[str, str]
     reasons: dict[str, str]
     items_one: str
     items_many: str
@@ -42,6 +44,12 @@ ENGLISH = Phrases(
     reads_on="Read it",
     also="Also: {titles}",
     because={"topic": "You follow {what}", "read": "Because you read “{what}”", "new": "New in {what}"},
+    again={
+        "topic": "More in {what}",
+        "read": "Also because you read “{what}”",
+        "new": "Also new in {what}",
+        "popular": "Also much read",
+    },
     reasons={
         "topics": "Matches your topics",
         "declared": "Matches your topics",
@@ -78,6 +86,12 @@ GERMAN = Phrases(
     reads_on="Lesen",
     also="Außerdem: {titles}",
     because={"topic": "Du folgst {what}", "read": "Weil du „{what}“ gelesen hast", "new": "Neu in {what}"},
+    again={
+        "topic": "Mehr aus {what}",
+        "read": "Auch weil du „{what}“ gelesen hast",
+        "new": "Auch neu in {what}",
+        "popular": "Wird auch viel gelesen",
+    },
     reasons={
         "topics": "Passt zu deinen Themen",
         "declared": "Passt zu deinen Themen",
@@ -110,6 +124,7 @@ GERMAN = Phrases(
 )
 
 _BY_LANGUAGE = {"en": ENGLISH, "de": GERMAN}
+LANGUAGES = tuple(_BY_LANGUAGE)
 
 
 def phrases_for(language: str) -> Phrases:
@@ -153,21 +168,44 @@ def instant(moment: datetime, locale: str) -> str:
     return f"{format_datetime(moment, format='dd.MM.y, HH:mm' if locale == 'de' else 'MMM d, y, HH:mm', locale=locale)} UTC"
 
 
-REASON_TITLE_LIMIT = 70
-"""Characters of a title or topic within a reason: it is shortened, so that the sentence around it stays whole."""
+REASON_TITLE_LIMIT, AGAIN_TITLE_LIMIT = 70, 40
+"""Characters of a title or topic within a reason: it is shortened, so that the sentence around it stays whole; and of one that
+the same issue has named before.
+"""
+_AGAIN = "again:"
+"""Before a reason that was given before in the same issue."""
+_TOPICAL = ("topic", "new")
+
+
+def named(reason: str, topic_names: Mapping[str, str]) -> str:
+    """Return a reason with the name of its topic, when it is about one that has a name."""
+    kind, _, topic = reason.partition(":")
+    return f"{kind}:{topic_names[topic]}" if kind in _TOPICAL and topic in topic_names else reason
+
+
+def told(reasons: Iterable[str], topic_names: Mapping[str, str]) -> list[str]:
+    """Return the reasons of an issue's items in the form that `reason_text` takes: with names, and a repeated one marked so."""
+    found, before = [], set[str]()
+    for reason in reasons:
+        wanted = named(reason, topic_names) if topic_names else reason
+        found.append(_AGAIN + wanted if wanted in before else wanted)
+        before.add(wanted)
+    return found
 
 
 @lru_cache(maxsize=8192)
 def reason_text(reason: str, phrases_locale: str) -> str:
     """Return why an item was chosen, in words: a code of `phrases.reasons`, one of `phrases.because` with what follows its
-    colon (topic:<topic>, read:<title>, new:<topic>), or a text of one's own.
+    colon (topic:<topic>, read:<title>, new:<topic>), or a text of one's own. What `told` marked as repeated is said in fewer.
     """
     phrases = _BY_LANGUAGE[phrases_locale]
-    clean = one_line(reason)
+    repeated = reason.startswith(_AGAIN)
+    clean = one_line(reason.removeprefix(_AGAIN))
     kind, sign, rest = clean.partition(":")
     if sign and kind in phrases.because and rest.strip():
-        return phrases.because[kind].format(what=shorten(one_line(readable(rest)), REASON_TITLE_LIMIT))
-    return phrases.reasons.get(clean, clean)
+        what = shorten(one_line(readable(rest)), AGAIN_TITLE_LIMIT if repeated else REASON_TITLE_LIMIT)
+        return (phrases.again if repeated else phrases.because)[kind].format(what=what)
+    return (phrases.again.get(clean) if repeated else None) or phrases.reasons.get(clean, clean)
 
 
 @lru_cache(maxsize=1024)

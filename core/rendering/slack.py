@@ -7,7 +7,6 @@ characters over all blocks; the fallback text is cut off at 40,000.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from typing import Any, NamedTuple
 
 from core.rendering.fragments import REASONED, FragmentCache, FragmentKey
@@ -23,6 +22,7 @@ from core.rendering.phrases import (
     phrases_for,
     reason_text,
     short_date,
+    told,
 )
 from core.rendering.text import fitted, one_line, paragraphs, safe_url, shorten, slack_link, slack_text, units
 
@@ -35,8 +35,9 @@ TITLE_LIMIT, META_LIMIT, ALERT_BODY_LIMIT = 300, 200, 2_900
 MAX_LINK = 1_000
 """A longer address would eat the message; its title then stands without a link."""
 
-MAX_ITEMS = 20
-"""Two blocks an item leave room for heading and footer within 50 blocks."""
+MAX_ITEMS, APART_ITEMS = 20, 15
+"""Two blocks an item leave room for heading and footer within 50 blocks; up to 15 items, a line between them too."""
+_DIVIDER = {"type": "divider"}
 
 Block = dict[str, Any]
 Message = tuple[str, list[Block]]
@@ -47,6 +48,8 @@ class _Item(NamedTuple):
     """What an issue shows of an item, and its characters."""
 
     blocks: tuple[Block, ...]
+    apart: tuple[Block, ...]
+    """The same, with a line to the next one."""
     characters: int
 
 
@@ -71,18 +74,16 @@ def newsletter_blocks(issue: Issue, cache: FragmentCache | None = None) -> Messa
     fixed = [_header(name), _context(_text(f"{count_text(count, phrases)} · {date}", META_LIMIT))]
     footer = _footer(why, issue.unsubscribe_url, phrases.unsubscribe_newsletter, issue.from_name, issue.postal_address)
     around = characters([*fixed, footer])
+    reasons = told((item.reason for item in issue.items), issue.topic_names)
     for shown in range(min(count, MAX_ITEMS), -1, -1):
         more = [_context(slack_text(more_text(count - shown, phrases)))] if shown < count else []
         for tier in SUMMARY_TIERS if issue.template.shows_summaries else SUMMARY_TIERS[-1:]:
-            items = [_item(issue, position, tier, phrases, cache) for position in range(shown)]
-            blocks = [
-                *fixed,
-                {"type": "divider"},
-                *chain.from_iterable(i.blocks for i in items),
-                *more,
-                {"type": "divider"},
-                footer,
-            ]
+            items = [_item(issue, position, tier, phrases, reasons[position], cache) for position in range(shown)]
+            blocks = [*fixed, _DIVIDER]
+            for item in items:
+                blocks += item.apart if shown <= APART_ITEMS else item.blocks
+            blocks += more
+            blocks += [footer] if blocks[-1] is _DIVIDER else [_DIVIDER, footer]
             if len(blocks) <= MAX_BLOCKS and around + characters(more) + sum([i.characters for i in items]) <= MAX_TOTAL:
                 return _fallback(f"{name}: {one_line(issue.items[0].content.title) if issue.items else date}"), blocks
     raise AssertionError("a heading and a footer are within the limits")
@@ -113,8 +114,8 @@ def characters(blocks: Sequence[Block]) -> int:
     return units("".join([text["text"] for text in texts]))
 
 
-def _item(issue: Issue, position: int, tier: int, phrases: Phrases, cache: FragmentCache) -> _Item:
-    content, reason = issue.items[position]
+def _item(issue: Issue, position: int, tier: int, phrases: Phrases, reason: str, cache: FragmentCache) -> _Item:
+    content = issue.items[position].content
     key = FragmentKey(content.publication_id, content.revision, phrases.locale, f"item-{tier}", "slack")
     fragment: _Fragment = cache.get(key, lambda: _render_item(content, tier, phrases))
     return _shown(fragment, item_link(fragment.url, issue.delivery_id, position), reason, phrases.locale)
@@ -125,7 +126,7 @@ def _shown(fragment: _Fragment, url: str, reason: str, locale: str) -> _Item:
     words = _reason(reason, locale) if reason else ""
     section = _section(f"*{slack_link(_link_url(url), fragment.title)}*{fragment.below}")
     blocks = (section, _context(" · ".join(filter(None, (fragment.meta, words)))))
-    return _Item(blocks, characters(blocks))
+    return _Item(blocks, (*blocks, _DIVIDER), characters(blocks))
 
 
 def _reason(reason: str, locale: str) -> str:

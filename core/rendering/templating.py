@@ -9,12 +9,15 @@ is filled in for each recipient, and SES escapes nothing. A value is escaped for
 import hashlib
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
-from jinja2 import StrictUndefined, Template
+from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mjml import mjml2html
+
+from core.errors import RenderingFailed
 
 TEXT_WIDTH: Final = 72
 """Columns of the plain-text part: what every reader shows without wrapping."""
@@ -75,14 +78,30 @@ class MailTemplate:
         self._layouts = {part: _without_blocks(base, part) for part, base in self._parts.items()}
 
     def layout(self, part: str, values: Mapping[str, Any]) -> str:
-        """Return the layout of "html" or "text", with a placeholder such as {{items_html}} in the place of its blocks."""
-        return self._layouts[part].render(values, base=self._parts[part])
+        """Return the layout of "html" or "text", with a placeholder such as {{items_html}} in the place of its blocks.
+
+        RenderingFailed says what it could not do with these values.
+        """
+        with _failing():
+            return self._layouts[part].render(values, base=self._parts[part])
 
     def block(self, part: str, name: str, values: Mapping[str, Any]) -> str:
-        """Return a block of "html" or "text"; a text without a lead of its own shows it as an item."""
+        """Return a block of "html" or "text"; a text without a lead of its own shows it as an item. The error is layout's."""
         template = self._parts[part]
         block = template.blocks.get(name) or template.blocks["item"]
-        return "".join(block(template.new_context(dict(values))))
+        with _failing():
+            return "".join(block(template.new_context(dict(values))))
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Make RenderingFailed of whatever a template's own expressions raise."""
+    try:
+        yield
+    except TemplateError as error:
+        raise RenderingFailed(str(error)) from error
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise RenderingFailed(f"{type(error).__name__}: {error}") from error
 
 
 def _without_blocks(base: Template, part: str) -> Template:

@@ -11,7 +11,7 @@ from typing import Any
 from core.rendering.fragments import REASONED, FragmentCache, FragmentKey
 from core.rendering.links import item_link
 from core.rendering.model import AlertMessage, Issue, ItemContent
-from core.rendering.phrases import phrases_for, reason_text
+from core.rendering.phrases import named, phrases_for, reason_text
 from core.rendering.text import one_line, paragraphs, safe_url, shorten
 
 MAX_BYTES = 20_000
@@ -72,7 +72,7 @@ def _item(issue: Issue, position: int, tier: int, cache: FragmentCache) -> str:
     content, reason = issue.items[position]
     key = FragmentKey(content.publication_id, content.revision, "", f"item-{tier}", "webhook")
     url, beginning = cache.get(key, lambda: (_url(content.url), _json(_render_item(content, tier)).removesuffix("}")))
-    ending = _reason(reason, phrases_for(issue.language).locale)
+    ending = _reason(reason, named(reason, issue.topic_names), phrases_for(issue.language).locale)
     return f"{beginning},{_address(item_link(url, issue.delivery_id, position))}{ending}"
 
 
@@ -82,8 +82,8 @@ def _address(url: str) -> str:
 
 
 @lru_cache(maxsize=REASONED)
-def _reason(reason: str, locale: str) -> str:
-    words = {"reason": shorten(one_line(reason), AUTHOR_LIMIT), "reason_text": shorten(reason_text(reason, locale), AUTHOR_LIMIT)}
+def _reason(reason: str, shown: str, locale: str) -> str:
+    words = {"reason": shorten(one_line(reason), AUTHOR_LIMIT), "reason_text": shorten(reason_text(shown, locale), AUTHOR_LIMIT)}
     return "," + _json(words).removeprefix("{")
 
 

@@ -121,7 +121,7 @@ class EmailBody:
     to: tuple[str, ...]
     cc: tuple[str, ...]
     bcc: tuple[str, ...]
-    data: str
+    data: bytes
     entry_headers: tuple[tuple[str, str], ...]
     entry_tags: tuple[tuple[str, str], ...]
     note: str = ""

@@ -41,6 +41,7 @@ class Fault:
     retry_after_s: float | None = None
     status: int | None = None
     code: str = ""
+    text: str = ""
     only: str = ""
     delay_s: float = 0.0
     accept: bool = False
@@ -66,6 +67,7 @@ FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "retry_after_s": (int, float, type(None)),
     "status": (int, str, type(None)),
     "code": (str,),
+    "text": (str,),
     "only": (str,),
     "delay_s": (int, float),
     "accept": (bool,),

@@ -175,7 +175,7 @@ class Ses:
     def _settle_entry(self, message: Message, failure: tuple[str, str] | None) -> dict[str, str]:
         fault = self._box.faults.pick_partial(self.provider, message)
         if failure is None and fault is not None:
-            failure = (fault.code or "TRANSIENT_FAILURE", "The sandbox fails this entry because a fault says so.")
+            failure = (fault.code or "TRANSIENT_FAILURE", fault.text or "The sandbox fails this entry because a fault says so.")
         if failure is not None:
             settle([message], 200, detail=f"{failure[0]}: {failure[1]}")
             return {"Status": failure[0], "Error": failure[1]}
@@ -299,7 +299,7 @@ def _entry(entry: dict[str, Any], number: int, envelope: Envelope, salt: bytes) 
     tags, problem = _tags(entry.get("ReplacementTags"))
     recipient = to[0] if to else ""
     data = replacement.encode()
-    body = EmailBody(envelope, to, cc, bcc, replacement, headers, tags)
+    body = EmailBody(envelope, to, cc, bcc, data, headers, tags)
     delivery_id = _delivery_id(tags) or _delivery_id(envelope.tags)
     digest = digest_of(b"\x1f".join((salt, recipient.encode(), data)))
     message = Message("ses", delivery_id, recipient, digest, body, len(data) + BODY_OVERHEAD_BYTES)
@@ -307,11 +307,9 @@ def _entry(entry: dict[str, Any], number: int, envelope: Envelope, salt: bytes) 
     if problem:
         return message, ("INVALID_PARAMETER", problem)
     try:
-        missing = missing_names(
-            envelope.template, _data(replacement, "ReplacementTemplateData") if replacement else {}, envelope.defaults
-        )
+        missing = missing_names(envelope.template, _object(data, "ReplacementTemplateData") if data else {}, envelope.defaults)
     except SesError as error:
-        body.data = ""
+        body.data = b""
         return message, ("INVALID_PARAMETER", str(error))
     if missing:
         return message, ("FAILED", f"RenderingFailure: Attribute '{missing[0]}' is not present in the rendering data.")
@@ -328,13 +326,16 @@ def _bad_addresses(addresses: tuple[str, ...]) -> str:
 
 
 def _data(text: Any, field: str) -> dict[str, Any]:
-    if isinstance(text, str) and len(text) <= MAX_DATA_CHARS:
-        try:
-            data = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            data = None
-        if isinstance(data, dict):
-            return data
+    return _object(text.encode() if isinstance(text, str) and len(text) <= MAX_DATA_CHARS else b"", field)
+
+
+def _object(data: bytes, field: str) -> dict[str, Any]:
+    try:
+        found = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        found = None
+    if isinstance(found, dict):
+        return found
     raise _bad(f"{field} must be a JSON object of at most {MAX_DATA_CHARS} characters, written as text.")
 
 

@@ -9,6 +9,7 @@ import json
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from deploy.stack.errors import StackError
@@ -21,6 +22,9 @@ SERVERS: Mapping[str, str] = {KAFKA: "kafka", REGISTRY: "registry", OWNER: "post
 
 ROLES = ("newswire_sinks", "newswire_streams", "newswire_projections", "newswire_keys", "newswire_analytics")
 
+ARXIV_TOPICS = Path(__file__).resolve().parent.parent / "samples" / "arxiv-topics.json"
+"""What the topics of the demo's articles are called; another file, or none, by NEWSWIRE_TOPIC_NAMES."""
+
 TUNABLE = (
     "NEWSWIRE_ALERT_CHUNKS",
     "NEWSWIRE_CONSENT_LAG_S",
@@ -29,12 +33,14 @@ TUNABLE = (
     "NEWSWIRE_LOG_LEVEL",
     "NEWSWIRE_NEWSLETTER_CHUNKS",
     "NEWSWIRE_PROVIDER_TIMEOUT_S",
+    "NEWSWIRE_READERSHIP_INTERVAL_S",
     "NEWSWIRE_SCORING_TIMEOUT_S",
     "NEWSWIRE_SESSION_TIMEOUT_S",
     "NEWSWIRE_SHARDS",
     "NEWSWIRE_SNAPSHOT_INTERVAL_S",
     "NEWSWIRE_SWEEP_INTERVAL_S",
     "NEWSWIRE_TEMPLATES",
+    "NEWSWIRE_TOPIC_NAMES",
 )
 """Settings that `up` takes over from its profile, and before that from its environment. Addresses and secrets are not
 among them: a shell that has read another stack's files must not lead this one there."""
@@ -138,6 +144,7 @@ def process_env(
         "NEWSWIRE_SLACK_TOKEN": "xoxb-sandbox",
         "NEWSWIRE_DISCORD_BASE_URL": f"{sandbox}/discord/api/v10",
         "NEWSWIRE_DISCORD_TOKEN": "sandbox",
+        "NEWSWIRE_TOPIC_NAMES": str(ARXIV_TOPICS),
         "NEWSWIRE_WEBHOOK_ALLOW_HTTP_LOOPBACK": "true",
         "NEWSWIRE_LIVE": "false",
         "NEWSWIRE_STATE_DIR": str(layout.state),

@@ -44,6 +44,7 @@ IMPATIENT = {
     "NEWSWIRE_LEASE_S": "4",
     "NEWSWIRE_NEWSLETTER_CHUNKS": "1",
     "NEWSWIRE_PROVIDER_TIMEOUT_S": "1.5",
+    "NEWSWIRE_READERSHIP_INTERVAL_S": "2",
     "NEWSWIRE_SESSION_TIMEOUT_S": "6",
     "NEWSWIRE_SHARDS": "4",
     "NEWSWIRE_SNAPSHOT_INTERVAL_S": "2",
@@ -51,9 +52,17 @@ IMPATIENT = {
 }
 """What a process waits for when another has died is made short, so that a run with faults takes seconds."""
 
+OF_TESTS = {
+    "NEWSWIRE_LEASE_S": "10",
+    "NEWSWIRE_NEWSLETTER_CHUNKS": "1",
+    "NEWSWIRE_PROVIDER_TIMEOUT_S": "5",
+    "NEWSWIRE_SESSION_TIMEOUT_S": "6",
+}
+"""What a test that kills a process waits for; members are dynamic, so that a group that was stopped can be reset at once."""
+
 PROFILES: Mapping[str, Profile] = {
     "demo": Profile(),
-    "test": Profile(kafka_heap_mb=1024, first_step=10, failpoints=True),
+    "test": Profile(kafka_heap_mb=1024, first_step=10, settings=OF_TESTS, failpoints=True),
     "fault": Profile(first_step=30, settings=IMPATIENT, failpoints=True),
     "bench": Profile(kafka_heap_mb=1024, java=(), first_step=20),
 }

@@ -87,6 +87,6 @@ def _special(kind: str, detail: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "DeliveryDelay":
         return {"detail": str(detail.get("delayType") or "")[:200] or None}
     if kind in ("Reject", "Rendering Failure"):
-        text = detail.get("reason") or detail.get("templateName") or ""
+        text = detail.get("reason") or detail.get("errorMessage") or detail.get("templateName") or ""
         return {"permanent": False, "detail": f"{kind.replace(' ', '')}/{text}"[:200], "address": None}
     return {}

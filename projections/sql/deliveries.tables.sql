@@ -47,6 +47,7 @@ create table deliveries (
     reason text,
     decided_at timestamptz,
     variant text,                       -- of the experiment that ran; null when none did
+    template text,                      -- that the message of that attempt was made with, name@version
     state_at timestamptz,               -- when the outcome was known; null for not_fanned_out and pending
     sent_at timestamptz,
     confirmed_at timestamptz,

@@ -10,7 +10,8 @@ select d.delivery_id,
        d.decided_at,
        d.sent_at,
        d.confirmed_at,
-       d.variant
+       d.variant,
+       d.template
   from deliveries d
   join sources s on s.source_id = d.source_id;
 

@@ -84,11 +84,9 @@ def speed(ranking: Ranking) -> str:
     for _, readers in ranking.batches():
         prepared = time.process_time()
         rows = len(readers.interests)
-        drawn = draws("bench", [b"%d" % row for row in range(rows)])
-        found = relevance(readers, ranking.shelf)
-        ranked = best(found.scores, fresh, np.zeros((rows, candidates), dtype=np.bool_), POOL)
-        chosen = choose(ranked, strongest, 10, 0.4, 0.1, drawn)
-        found.because(chosen.candidate, readers)
+        drawn = draws("bench", [b"%016d" % row for row in range(rows)])
+        ranked = best(relevance(readers, ranking.shelf), fresh, np.zeros((rows, candidates), dtype=np.bool_), POOL)
+        choose(ranked, strongest, 10, 0.4, 0.1, drawn)
         spent += time.process_time() - prepared
     whole, count = time.process_time() - started, ranking.case.readers
     whole_us, ranking_us = whole / count * 1e6, spent / count * 1e6
@@ -108,6 +106,20 @@ def warm_row(papers: ranking_data.Papers, inside: bool) -> Row:
     return Row("known (a fifth held out): R@100 / NDCG@10", references, figures(baseline), figures(ours))
 
 
+def mixed_row(papers: ranking_data.Papers, inside: bool) -> Row:
+    """Return the test on known and new publications in one list; its baseline is meaning alone."""
+    end = len(papers.items)
+    size = min(COLD, end // 8)
+    end -= size if inside else 0
+    train, case = ranking_papers.mixed_case(papers, end - size, end, np.random.default_rng(0))
+    ranking = Ranking(ranking_papers.fitted(train, VECTOR_MODEL), papers, case)
+    baseline = ranking_papers.evaluated(case, ranking.by_meaning(), hide=True)
+    ours = ranking_papers.evaluated(case, ranking.scores(), hide=True)
+    listed, wanted = ranking_papers.share_of_new(case, ranking.scores(), end - size)
+    told(f"  known and new in one list: {listed:.0%} of the best hundred are new, {wanted:.0%} of what is relevant")
+    return Row(f"known and new: R@100 / NDCG@10 ({case.readers:,} readers)", ("-", "-", "-"), figures(baseline), figures(ours))
+
+
 def daily_row(log: ranking_data.Events, inside: bool) -> Row:
     """Return the test on daily newsletters."""
     plain, ours, sends = ranking_daily.evaluated(log, *((VALIDATED_FROM, TESTS_FROM) if inside else (TESTS_FROM, 1.0)))
@@ -124,7 +136,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-ranking", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA, help=f"folder with the data (default {DATA})")
     parser.add_argument("--inside", action="store_true", help="measure on the split inside the training data")
-    parser.add_argument("--only", choices=("new", "known", "daily"), help="one kind of test")
+    parser.add_argument("--only", choices=("new", "known", "mixed", "daily"), help="one kind of test")
     options = parser.parse_args()
     folder = options.data
     alone = any((folder / name).is_file() for name in ("users.dat", "users.dat.gz"))
@@ -145,10 +157,12 @@ def main() -> int:
             papers = ranking_data.papers(papers_in, embed=True)
             readers = len(np.unique(papers.reader))
             told(f"{papers_in}: {len(papers.items):,} items, {readers:,} readers, {len(papers.item):,} saves.")
-            if options.only != "known":
+            if options.only in (None, "new"):
                 steps.append(lambda: cold_rows(papers, options.inside))
-            if options.only != "new":
+            if options.only in (None, "known"):
                 steps.append(lambda: iter([warm_row(papers, options.inside)]))
+            if options.only in (None, "mixed"):
+                steps.append(lambda: iter([mixed_row(papers, options.inside)]))
         if events_in and options.only in (None, "daily"):
             log = ranking_data.events(events_in)
             told(f"{events_in}: {len(log.at_ms):,} events.")

@@ -23,7 +23,7 @@ DAY_MS = 86_400_000
 CANDIDATE_DAYS = 60
 FEWEST_CANDIDATES = 30
 BASELINE_HALF_LIFE_H = 24.0
-HALF_LIFE_H = 8.0
+HALF_LIFE_H = 4.0
 """Of an article's age; a newsletter's half_life_h. Chosen on the mornings before the last 40 % of the log."""
 
 
@@ -85,7 +85,7 @@ def scores_of(log: Events, morning: Morning) -> Iterator[npt.NDArray[np.float32]
         owner, item = row_of[log.reader[mine]], place_of[log.item[mine]]
         nothing = np.zeros((len(readers), 0), dtype=np.float32)
         factors = model.reader_factors(owner, item, weight[mine], len(readers))
-        yield relevance(Readers(nothing, nothing, factors, owner, item, weight[mine]), shelved).scores
+        yield relevance(Readers(nothing, nothing, factors, owner, item, weight[mine]), shelved)
 
 
 def evaluated(log: Events, first: float, last: float, every: int = 1) -> tuple[float, float, int]:

@@ -1,7 +1,8 @@
 """The tests on papers: new publications for readers, readers for new publications, and known publications.
 
 They call what the pipeline calls: streams.fitting.fit, Model.carry, relevance.shelf and relevance.relevance. A history is
-given as the pipeline gives it, with weights of 1. Nothing is chosen here: every constant is in the code that is called.
+given as the pipeline gives it: weights of 1 that halve with time, for which the numbers of the items stand
+(HALF_LIFE_SHARE) where the test is later than the history. Every other constant is in the code that is called.
 """
 
 from collections.abc import Iterator
@@ -10,13 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from core.model import Model, NewItem, unit_sparse, weighted_sums, words_of
+from core.model import Model, NewItem, unit_sparse, words_of
 from core.ranking import BATCH_ROWS, interest
 from core.relevance import Readers, Shelf, relevance, shelf
-from core.sparse import Ints, product
+from core.sparse import Ints, product, weighted_sums
 from core.vectors import Floats, unit_rows
 from streams.fitting import fit
 from tests.benchmarks.ranking_data import Papers
+
+HALF_LIFE_SHARE = 0.5
+"""Of the items before a test, those in which a save loses half of its weight. Chosen on the split that `--inside` measures."""
 
 Scores = Iterator[tuple[int, Floats]]
 """First row of a batch, and its scores (rows, candidates)."""
@@ -41,6 +45,8 @@ class Case:
     candidates: Ints
     relevant: list[Ints]
     """For each reader, places in candidates."""
+    half_life: float = np.inf
+    """Of the weight of a save, in items before the last one of all histories."""
 
 
 def gains(count: int) -> npt.NDArray[np.float64]:
@@ -83,14 +89,41 @@ def cold_case(papers: Papers, first: int, end: int, *, everybody: bool = False) 
     owners, news = place[papers.reader[tests]], papers.item[tests] - first
     relevant = np.split(news, np.cumsum(np.bincount(owners, minlength=len(both)))[:-1])
     train = Papers(papers.items[:first], papers.reader[before], papers.item[before])
-    return train, Case(place[papers.reader[mine]], papers.item[mine], len(both), np.arange(first, end), relevant)
+    return train, Case(
+        place[papers.reader[mine]], papers.item[mine], len(both), np.arange(first, end), relevant, first * HALF_LIFE_SHARE
+    )
+
+
+def held_out(papers: Papers, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Return which saves are a fifth of their reader's."""
+    held, starts = np.zeros(len(papers.item), dtype=np.bool_), np.flatnonzero(np.diff(papers.reader, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(papers.item)], strict=True):
+        held[start + rng.permutation(end - start)[: (end - start) // 5]] = True
+    return held
+
+
+def mixed_case(papers: Papers, first: int, end: int, rng: np.random.Generator) -> tuple[Papers, Case]:
+    """Return the papers before `first` without a fifth of each reader's saves, and the test on known and new ones in one list.
+
+    Relevant are that fifth, and what was saved of the papers from first to end - 1; the readers are those who have both.
+    """
+    before = papers.item < first
+    old = Papers(papers.items[:first], papers.reader[before], papers.item[before])
+    held = held_out(old, rng)
+    train = Papers(old.items, old.reader[~held], old.item[~held])
+    fresh = (papers.item >= first) & (papers.item < end)
+    readers = np.intersect1d(np.intersect1d(papers.reader[fresh], old.reader[held]), train.reader)
+    wanted = np.isin(papers.reader, readers) & fresh
+    tests = np.concatenate([old.reader[held], papers.reader[wanted]]), np.concatenate([old.item[held], papers.item[wanted]])
+    relevant = [tests[1][tests[0] == reader] for reader in readers]
+    mine = np.isin(train.reader, readers)
+    owner = np.searchsorted(readers, train.reader[mine])
+    return train, Case(owner, train.item[mine], len(readers), np.arange(end), relevant, first * HALF_LIFE_SHARE)
 
 
 def warm_case(papers: Papers, rng: np.random.Generator) -> tuple[Papers, Case]:
     """Return a fifth of each reader's saves held out: what is left, and the test on all papers."""
-    held, starts = np.zeros(len(papers.item), dtype=np.bool_), np.flatnonzero(np.diff(papers.reader, prepend=-1))
-    for start, end in zip(starts, [*starts[1:], len(papers.item)], strict=True):
-        held[start + rng.permutation(end - start)[: (end - start) // 5]] = True
+    held = held_out(papers, rng)
     tested = np.unique(papers.reader[held])
     place = np.full(int(papers.reader.max()) + 1, -1)
     place[tested] = np.arange(len(tested))
@@ -122,21 +155,23 @@ class Ranking:
         place = np.array([model.index.get(item.publication_id, -1) for item in papers.items])
         known = place[case.history] >= 0
         self._owner, self._item = case.owner[known], place[case.history[known]]
+        self._weight = 0.5 ** ((case.history.max(initial=0) - case.history[known]) / case.half_life)
         fitted_items = [papers.items[int(name)] for name in model.items]
         self._read_topics = unit_sparse([item.topics for item in fitted_items], columns).dense()
         self._read_vectors = model.locate(model.vectors)
 
-    def batches(self) -> Iterator[tuple[int, Readers]]:
-        """Yield the readers."""
+    def batches(self, *, aged: bool = True) -> Iterator[tuple[int, Readers]]:
+        """Yield the readers; with weights of 1 for the baselines, which know no age."""
         for start in range(0, self.case.readers, BATCH_ROWS):
             rows = min(BATCH_ROWS, self.case.readers - start)
             low, high = np.searchsorted(self._owner, [start, start + rows])
-            owner, item, weight = self._owner[low:high] - start, self._item[low:high], np.ones(high - low)
+            owner, item, weight = self._owner[low:high] - start, self._item[low:high], self._weight[low:high]
+            weight = weight if aged else np.ones(len(weight))
             engaged = weighted_sums(self._read_topics, owner, item, weight, rows)
             yield (
                 start,
                 Readers(
-                    interest(np.zeros_like(engaged), engaged, np.bincount(owner, minlength=rows)),
+                    interest(np.zeros_like(engaged), engaged, np.bincount(owner, weight, minlength=rows)),
                     unit_rows(weighted_sums(self._read_vectors, owner, item, weight, rows)),
                     self.model.reader_factors(owner, item, weight, rows),
                     owner,
@@ -148,15 +183,23 @@ class Ranking:
     def scores(self) -> Scores:
         """Yield r, as the pipeline computes it."""
         for start, readers in self.batches():
-            yield start, relevance(readers, self.shelf).scores
+            yield start, relevance(readers, self.shelf)
 
     def by_topics(self) -> Scores:
         """Yield component B alone."""
         only: Shelf = shelf(self.topics, None, None, 0)
         nothing = np.zeros((0,), dtype=np.int64)
-        for start, readers in self.batches():
+        for start, readers in self.batches(aged=False):
             none = np.zeros((len(readers.interests), 0), dtype=np.float32)
-            yield start, relevance(Readers(readers.interests, none, none, nothing, nothing, nothing), only).scores
+            yield start, relevance(Readers(readers.interests, none, none, nothing, nothing, nothing), only)
+
+    def by_meaning(self) -> Scores:
+        """Yield component A alone."""
+        bare, nothing = np.zeros((len(self.names), 0), dtype=np.float32), np.zeros(0, dtype=np.int64)
+        only = shelf(bare, self._carried.vectors, None, 0)
+        for start, readers in self.batches(aged=False):
+            none = np.zeros((len(readers.interests), 0), dtype=np.float32)
+            yield start, relevance(Readers(none, readers.meanings, none, nothing, nothing, nothing), only)
 
     def own_columns(self) -> Floats:
         """Return the plain EASE columns of the candidates that are fitted items (fitted items, candidates), zeros for others."""
@@ -169,7 +212,7 @@ class Ranking:
 
     def by_reading(self, columns: Floats) -> Scores:
         """Yield the plain sum of dense columns (fitted items, candidates) over what was read."""
-        for start, readers in self.batches():
+        for start, readers in self.batches(aged=False):
             yield start, weighted_sums(columns, readers.owner, readers.item, readers.weight, len(readers.interests))
 
 
@@ -193,6 +236,12 @@ def evaluated(case: Case, scores: Scores, *, hide: bool = False) -> Figures:
         recall += more[0]
         ndcg += more[1]
     return Figures(float(np.mean(recall)), float(np.mean(ndcg)))
+
+
+def share_of_new(case: Case, scores: Scores, first: int) -> tuple[float, float]:
+    """Return which share of the best hundred of each reader has a number from `first` on, and of what is relevant."""
+    found = [best_places(rows, 100) >= first for _, rows in scores]
+    return float(np.concatenate(found).mean()), float((np.concatenate(case.relevant) >= first).mean())
 
 
 def evaluated_alerts(case: Case, scores: Scores) -> Figures:

@@ -35,14 +35,14 @@ def test_everything_that_needs_no_server_is_in_order() -> None:
 
 
 def test_every_topic_of_the_architecture_exists() -> None:
-    """25 topics and their dead letters, under the default prefix."""
+    """26 topics and their dead letters, under the default prefix."""
     bases = {spec.base for spec in TOPICS.specs() if not spec.base.endswith(".dlq")}
     single = "publications alerts ticks subscribers engagements provider-events experiments newsletters controls models"
     lanes = {f"decisions.{lane}" for lane in names.LANES} | {
         f"deliveries.{c}.{lane}" for c in names.CHANNELS for lane in names.LANES
     }
     pairs = {f"{family}.{kind}" for family in ("audience", "snapshots") for kind in ("alerts", "newsletters")}
-    assert bases == {*single.split(), "delivery-status"} | lanes | pairs
+    assert bases == {*single.split(), "delivery-status", "readership"} | lanes | pairs
 
 
 def test_topics_keyed_by_subscriber_have_the_shards_number_of_partitions() -> None:

@@ -56,7 +56,7 @@ def test_what_is_no_object_is_refused() -> None:
 def test_document_holds_what_json_can() -> None:
     """Instants with their zone, bytes in base64, inside lists and maps too."""
     assert to_document("X", {"at": NOW, "data": b"\xff", "rows": [{"h": b"a"}]}) == {
-        "at": "2026-11-22T09:30:15.123000+00:00",
+        "at": "2026-11-22T09:30:15.123000Z",
         "data": "/w==",
         "rows": [{"h": "YQ=="}],
     }

@@ -7,6 +7,7 @@ new-id   what has no answer is sent again under a new id
 twice    what has no answer is sent again under its own id, without being recorded as unknown
 order    the call for the first delivery WHAT begins only when that for the second has ended
 late     consent is looked at, but the calls begin later: when the file WHAT exists
+deaf     its follower of the logs ends with an error at the definition of the newsletter WHAT
 none     a good sink, for comparison
 """
 
@@ -21,8 +22,10 @@ from typing import Any
 from core.outcomes import Outcome, Unknown
 from runtime import failpoints, logs
 from runtime.settings import Settings
+from schemas.records import Event
 from sinks.calls import Calls
 from sinks.delivery import Delivery, Position
+from sinks.knowledge import Knowledge
 from sinks.ledger import Claims, Ledger
 from sinks.loop import Sink
 from sinks.offsets import Offsets
@@ -81,6 +84,17 @@ def late(file: Path) -> None:
     Calls._looked_at = lambda self, prepared: prepared  # type: ignore[method-assign]
 
 
+def deaf(newsletter_id: str) -> None:
+    apply = Knowledge.apply
+
+    def failing(self: Knowledge, event: Event) -> None:
+        if event.name == "NewsletterDefined" and event.key == newsletter_id:
+            raise RuntimeError("deaf on purpose")
+        apply(self, event)
+
+    Knowledge.apply = failing  # type: ignore[method-assign]
+
+
 def claim() -> None:
     async def unclaimed(self: Ledger, deliveries: Sequence[Delivery], now_s: float, *_: Any) -> Claims:
         for one in deliveries:
@@ -116,6 +130,7 @@ WAYS: dict[str, Callable[[], None]] = {
     "claimed": claimed,
     "order": lambda: order(sys.argv[2], sys.argv[3]),
     "late": lambda: late(Path(sys.argv[2])),
+    "deaf": lambda: deaf(sys.argv[2]),
     "claim": claim,
     "new-id": lambda: _again(_renamed),
     "twice": lambda: _again(lambda provider, prepared: prepared),

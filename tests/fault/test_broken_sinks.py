@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.kafka import admin_client, end_offsets, partitions_of, read_range
+from sinks.loop import EXIT_CODE
 from tests import fix_sandbox
 from tests.fault.checker import Report, check
 from tests.fault.commits import OFFSETS, read_commits
@@ -199,6 +200,22 @@ def test_catches_a_call_that_overtakes_an_earlier_one(trial: Trial) -> None:
     report = trial.report()
     assert f"{second['delivery_id']} was sent" in problems(report), str(report)
     assert f"before the call for {first['delivery_id']} began" in problems(report)
+
+
+def test_ends_a_sink_whose_follower_has_stopped(trial: Trial) -> None:
+    """What that had not read would be taken for missing and its deliveries for failed: the next sink sends them."""
+    process = trial.start("deaf", "unheard")
+    wait_for(trial.reported, "the reports")
+    trial.sinks.define_newsletter("unheard")
+    wait_for(lambda: b"deaf on purpose" in (trial.sinks.folder / "broken-deaf.log").read_bytes(), "the follower's end")
+    trial.requests = trial.sinks.requests(6, newsletter_id="unheard", items=[trial.sinks.publish()])
+    trial.sinks.deliver(trial.requests)
+    assert process.wait(60) == EXIT_CODE
+    again = trial.sinks.start("ses-bulk")
+    wait_for(trial.reported, "the reports of the next sink")
+    again.wait_running()
+    assert again.stop() == 0
+    assert {row.state for row in trial.rows()} == {"sent"}
 
 
 def test_catches_a_call_that_begins_3_s_after_an_unsubscribe(trial: Trial, tmp_path: Path) -> None:

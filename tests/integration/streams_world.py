@@ -88,11 +88,13 @@ class World:
 
     def start(self, *names: str, failpoints: str = "", **env: str) -> None:
         for name in names:
-            stage, _, _ = name.partition("#")
+            stage, second, _ = name.partition("#")
+            more = {"NEWSWIRE_FAILPOINTS": failpoints, "NEWSWIRE_STATE_DIR": str(self.folder / name)}
+            more["NEWSWIRE_INSTANCE_ID"] = "" if second else "only"  # who was killed and comes back waits for no session
             log = (self.folder / f"{name}.log").open("ab")
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-c", "from runtime.commands import main; main()", "run", stage],
-                env=self.env | {"NEWSWIRE_FAILPOINTS": failpoints, "NEWSWIRE_STATE_DIR": str(self.folder / name)} | env,
+                env=self.env | more | env,
                 stdout=log,
                 stderr=log,
             )
@@ -271,6 +273,7 @@ def open_world(stack: Stack, folder: Path, **env: str) -> Iterator[World]:
         "NEWSWIRE_NEWSLETTER_CHUNKS": "2",
         "NEWSWIRE_SCORING_URL": scoring.url,
         "NEWSWIRE_SNAPSHOT_INTERVAL_S": "2",
+        "NEWSWIRE_READERSHIP_INTERVAL_S": "0.5",
         "NEWSWIRE_HOME": str(folder),
         **env,
     }

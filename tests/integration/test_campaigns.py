@@ -35,7 +35,7 @@ def newsletters_of(world: World) -> tuple[str, str, list[str]]:
     """Two newsletters over the same eight subscribers and two kinds of publications, with different filters."""
     first, second = (f"n-{uuid.uuid4().hex[:8]}" for _ in range(2))
     ids = people(8)
-    world.define(first, content_types=[first], audience_topics=[first])
+    world.define(first, content_types=[first], audience_topics=[first], template="newsletter")
     world.define(second, content_types=[first, second], audience_languages=["de"])
     both = {"newsletters": [first, second], "alerts": False}
     world.register(*(reader(who, topics=topics(first), **both) for who in ids[:5]))
@@ -79,6 +79,8 @@ def test_a_dry_run_says_what_is_then_decided(world: World) -> None:
 def test_a_test_send_reaches_one_person_and_leaves_the_real_issue_to_come(world: World) -> None:
     """Decided in one chunk of one shard, complete by itself; the slot afterwards has the same items for the same person."""
     first, _, ids = newsletters_of(world)
+    foreseen = asked(world, "preview", first, "--subscriber", ids[1])
+    assert (foreseen["shows"], foreseen["channel"]) == ("what the ranking would give them now", "email")
     sent = asked(world, "newsletter", "test-send", first, "--to", ids[6])
     source_id = sent["source_id"]
     assert is_test(source_id)
@@ -99,6 +101,16 @@ def test_a_test_send_reaches_one_person_and_leaves_the_real_issue_to_come(world:
         item["publication_id"] for item in tested.value["items"]
     ]  # fmt: skip
     assert mine[0]["delivery_id"] != tested.value["delivery_id"]
+    given = asked(world, "preview", first, "--subscriber", ids[1])
+    assert given["shows"].startswith("the issue of ")
+    assert given["shows"].endswith(" that they were given")
+    assert [line for line in given["text"].splitlines() if line.startswith("Title")] == [
+        line for line in foreseen["text"].splitlines() if line.startswith("Title")
+    ]
+    why = asked(world, "why", first, ids[1])
+    assert (why["source_id"], why["verdict"]) == (real, "chosen")
+    unknown = world.command("why", "nothing", ids[1])
+    assert (unknown.returncode, "no slot of 'nothing'" in unknown.stderr) == (2, True)
 
 
 def test_no_test_is_sent_to_whom_nothing_may_be_sent(world: World) -> None:

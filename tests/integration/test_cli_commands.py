@@ -215,13 +215,23 @@ def test_defines_newsletters_by_revision(world: World) -> None:
     define = lambda **fields: world.run("newsletter", "define", "-", given=json.dumps({**base, **fields}))  # noqa: E731
     assert define().rows == [{"newsletter_id": "weekly", "revision": 1, "changed": True}]
     assert define().rows == [{"newsletter_id": "weekly", "revision": 1, "changed": False}]
-    assert define(name="Weekly 2").rows == [{"newsletter_id": "weekly", "revision": 2, "changed": True}]
+    (row,) = define(name="Weekly 2").rows
+    assert (row["revision"], row["changed"]) == (2, True)
+    assert row["changes"] == {"name": ["Weekly", "Weekly 2"], "from_name": ["Weekly", "Weekly 2"]}
     assert "name: revision 2" in define(name="Weekly 3", revision=2).error
     assert "revision: revision 2" in define(revision=1).error
     assert "from_address" in define(from_address="nobody").error
     assert "days" in define(days=[8]).error
+    assert "subject: has something else in braces" in define(subject="{foo}").error
+    assert "min_quality: is 1" in define(min_quality=1).error
     listed = world.run("newsletter", "list").rows
     assert [(row["newsletter_id"], row["revision"], row["name"]) for row in listed] == [("weekly", 2, "Weekly 2")]
+    assert (listed[0]["template"], listed[0]["subject"], listed[0]["variants"]) == ("newsletter", "{newsletter}: {title}", None)
+    variants = [{"name": "a", "weight": 0.25}, {"name": "b", "weight": 0.75, "template": "digest", "local_minute": 450}]
+    document = json.dumps({**base, "name": "Weekly 2", "days": [1], "variants": variants})
+    shown = world.run("newsletter", "define", "-", given=document, human=True).text
+    assert "  days: daily → Mon\n  variants: - → a 25%; b 75% (template digest, local_minute 07:30)\n" in shown
+    assert world.run("newsletter", "list").rows[0]["variants"] == "a 25%; b 75% (template digest, local_minute 07:30)"
 
 
 def test_shows_when_issues_come_and_refuses_a_schedule_that_never_does(world: World) -> None:

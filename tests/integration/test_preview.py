@@ -62,7 +62,8 @@ def test_shows_the_newest_that_it_could_contain(world: World) -> None:
     """As many as the newsletter has, in its audience's language; what is not approved or retracted is left out."""
     (shown,) = world.run("preview", "daily").rows
     assert shown["template"].startswith("newsletter@")
-    assert shown["subject"] == TITLES[2]
+    assert shown["subject"] == f"Daily Brief: {TITLES[2]}"
+    assert shown["shows"] == "the newest publications that it could contain"
     for part in (shown["html"], shown["text"]):
         assert "Beiträge für dich" in part
         assert "Poor" not in part
@@ -70,14 +71,16 @@ def test_shows_the_newest_that_it_could_contain(world: World) -> None:
         assert TITLES[0] not in part
     assert "quarks &amp; co" in shown["html"]
     assert "quarks & co" in shown["text"]
-    assert world.run("preview", "daily", human=True).text.startswith(f"Subject: {TITLES[2]}\n\nDAILY BRIEF")
+    assert world.run("preview", "daily", human=True).text.startswith(f"Subject: Daily Brief: {TITLES[2]}\n\nDAILY BRIEF")
 
 
 def test_a_language_and_a_subscriber_change_the_words(world: World, reader: str) -> None:
     """The option first, then the subscriber's own; topics that they follow are their reasons."""
     assert "2 picks for you" in world.run("preview", "daily", "--language", "en-GB").rows[0]["text"]
     assert "2 Beiträge für dich" in world.run("preview", "daily", "--language", "xx").rows[0]["text"]
-    text = world.run("preview", "daily", "--subscriber", reader).rows[0]["text"]
+    answer = world.run("preview", "daily", "--subscriber", reader).rows[0]
+    assert answer["shows"].startswith("the newest publications, which are not chosen for them: nothing that is new enough")
+    text = answer["text"]
     assert "2 picks for you" in text
     assert "You follow hep-ph" in text
 
@@ -133,7 +136,10 @@ def test_a_subscriber_sees_what_they_were_given(world: World, reader: str) -> No
     }  # fmt: skip
     with Log(world.settings) as log:
         log.write_one(NewEvent(log.topics.deliveries("email", "bulk"), "DeliveryRequested", requested, reader))
+    refused = world.run("preview", "given", "--subscriber", reader, "--channel", "slack")
+    assert (refused.code, "no verified address on slack; they have email" in refused.error) == (2, True)
     shown = world.run("preview", "given", "--subscriber", reader).rows[0]
+    assert shown["shows"] == "the issue of 2026-01-05T09:00 that they were given"
     assert shown["subject"] == "In short"
     assert shown["template"].startswith("digest@")
     for words in (TITLES[0], "Because you read “Another paper”", "Monday, January 5, 2026", "One pick for you"):
@@ -158,12 +164,32 @@ def sealed(world: World, subscriber_id: str) -> bytes:
         (("daily", "--variant", "x"), "has none named x"),
         (("daily", "--subscriber", str(uuid.UUID(int=5))), "there is none with this id"),
         (("daily", "--inbox"), "there is no sandbox"),
+        (("daily", "--language", "xx-??"), "language: 'xx-??' is no BCP 47 language tag"),
     ],
 )
 def test_says_what_there_is_instead(world: World, words: tuple[str, ...], says: str) -> None:
     """Every refusal names what would work."""
     answer = world.run("preview", *words)
     assert (answer.code, says in answer.error) == (2, True), answer.error
+
+
+def test_says_what_of_preferences_will_come_to_nothing(world: World) -> None:
+    """A topic that nothing has, days on which the newsletter does not come; and the hour that was found."""
+    base = {"newsletter_id": "mondays", "name": "M", "from_address": "m@example.org", "postal_address": "1 Street"}
+    document = json.dumps({**base, "days": [1], "audience_topics": ["hep-ph", "physiks"]})
+    assert "topic 'physiks'" in world.run("newsletter", "define", "-", given=document, human=True).text
+    words = ("--newsletters", "mondays", "--topics", "hep-ph,cs.LGG", "--days", "tue")
+    made = world.run("subscribe", "--email", f"{uuid.uuid4().hex}@example.org", *words).rows[0]
+    assert (made["unknown_topics"], made["never_due"]) == (["cs.LGG"], ["mondays"])
+    one = made["subscriber_id"]
+    changed = world.run("prefer", one, "--days", "mon-wed", "--newsletter-time", "usual").rows[0]
+    assert (changed["changed"], changed["newsletter_time"]) == (["days", "newsletter_time"], "usual")
+    assert "never_due" not in changed
+    assert "mondays: Wants issues when they usually read: 0 times" in changed["usual_hour"][0]
+    said = world.run("prefer", one, "--days", "sat", "--newsletter-time", "07:30", human=True).text
+    assert "newsletter_time  07:30" in said
+    assert "'mondays' comes on no day that they take newsletters on" in said
+    assert "nearest are 23:45 and 00:00" in world.run("prefer", one, "--newsletter-time", "23:50").error
 
 
 def test_a_definition_with_an_unknown_template_is_refused(world: World) -> None:

@@ -105,6 +105,19 @@ def test_a_delivery_shows_the_variant_it_was_decided_with(scratch):
 
 
 @deliveries
+def test_a_delivery_shows_the_template_of_its_last_attempt(scratch):
+    """Whichever report comes first; null until one was made."""
+    retried = [status("DeliveryFailed", 1, "email", attempt=1, template="old@1"), status("DeliverySent", 1, "email", attempt=3)]
+    for reports in (retried, retried[::-1]):
+        scratch.empty()
+        scratch.apply([decided([(n, "email") for n in range(2)])])
+        for report in reports:
+            scratch.apply([report])
+        shown = {r["delivery_id"]: r["template"] for r in scratch.view("deliveries")}
+        assert [shown[id_of(n, "email")] for n in range(2)] == [None, "newsletter@1a2b3c4d"]
+
+
+@deliveries
 def test_what_was_never_fanned_out_is_a_skip_once_it_has_expired(scratch):
     """Nobody sends it any more, so it counts as expired at the stage fanout; the balance still holds."""
     scratch.apply([decided([(1, "email"), (2, "email")])])

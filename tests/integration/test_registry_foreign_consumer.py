@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.schema_registry import SchemaRegistryClient
 
 from runtime.settings import Settings
 from schemas.admin import ensure_topics
@@ -38,10 +37,6 @@ def settings(stack: Stack) -> Iterator[Settings]:
         AdminClient({"bootstrap.servers": stack.kafka}).delete_topics([s.name for s in Topics.of(own).specs()]).values()
     ):
         future.exception(30)
-    client = SchemaRegistryClient({"url": stack.registry_url, "timeout": 10})
-    for subject in client.get_subjects():
-        if subject.startswith(own.topic_prefix):
-            client.delete_subject(subject)
 
 
 def test_delivery_status_is_read_without_newswire(settings: Settings, tmp_path: Path) -> None:

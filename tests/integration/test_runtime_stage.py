@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
+from runtime.reading import admin_client, end_offsets
+from runtime.stalls import holds_events
 from schemas.records import Record
 from tests.fix_stack import Stack
 from tests.integration.runtime_events import SHARDS, World, stop, until, world_of
@@ -113,7 +116,7 @@ def test_an_unavailable_dependency_holds_the_event_back(world: World) -> None:
     """The event is tried again until the dependency answers; a stop meanwhile is clean and the event comes again."""
     event = world.opened(1, "unavailable")
     world.send(event)
-    worker = world.start(WORKER, "plain", str(world.folder / "j"))
+    worker = world.start(WORKER, "plain", str(world.folder / "j"), NEWSWIRE_STALLED_S="0.4")
     until(lambda: sum(line[0] == "tried" for line in world.journal("j")) >= 3, what="three attempts")
     assert stop(worker) == 0
     assert not handled(world)
@@ -122,6 +125,38 @@ def test_an_unavailable_dependency_holds_the_event_back(world: World) -> None:
     (world.folder / "j.up").touch()
     until(lambda: handled(world)[id_of(event)] == 1, what="the event")
     assert world.read(world.topics.dead_letters(world.topics.engagements)) == []
+
+
+def test_a_stream_that_takes_nothing_more_ends_and_starts_anew(world: World) -> None:
+    """A client that hangs, while its heartbeats go on, is not waited for: what waits behind it is handled by the next process."""
+    journal = str(world.folder / "j")
+    first, second = world.opened(1), world.opened(2)
+    world.send(first)
+    hanging = world.start(WORKER, "plain", journal, NEWSWIRE_FAILPOINTS="stage.before_commit=sleep:3600", NEWSWIRE_STALLED_S="4")
+    until(lambda: handled(world)[id_of(first)] == 1, what="the first event")
+    world.send(second)
+    assert hanging.wait(timeout=60) == 70
+    said = (world.folder / f"{WORKER}.log").read_text()
+    assert "has waited at offset 0 of" in said
+    assert "in hit_async" in said, "what everything waited for is in the log"
+    world.start(WORKER, "plain", journal)
+    until(lambda: handled(world)[id_of(second)] >= 1, what="the second event")
+
+
+def test_offsets_without_a_record_are_no_stall(world: World) -> None:
+    """The marker that ends a producer's transaction has an offset, and no event that could be handled."""
+    record = world.opened(1)
+    assert record.partition is not None
+    place = (record.topic, record.partition)
+    producer = Producer({"bootstrap.servers": world.settings.kafka_bootstrap_servers, "transactional.id": f"t-{record.topic}"})
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.produce(record.topic, value=record.value, key=record.key, headers=list(record.headers), partition=record.partition)
+    producer.commit_transaction()
+    admin = admin_client(world.settings)
+    until(lambda: end_offsets(admin, [place])[place] == 2, what="the marker")
+    assert holds_events(world.settings, place, 0, 2)
+    assert not holds_events(world.settings, place, 1, 2)
 
 
 def test_a_bug_ends_the_process_before_the_acknowledgement(world: World) -> None:

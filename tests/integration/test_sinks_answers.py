@@ -6,19 +6,16 @@ tables of sinks/answers.py, and every error that a provider documents for sendin
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import botocore.session
 import pytest
 
-from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
-from runtime.settings import Settings
+from core.outcomes import Dead, Outcome, Refusal, Retry, Sent, Unknown
 from sinks import answers
-from sinks.provider import Provider
-from sinks.registry import PROVIDERS
-from tests.sinks_samples import Answers, http, prepared
+from sinks.calls import said
+from tests.sinks_samples import Answers, address, http, opened, prepared
 
 LOST = Unknown("answer_lost")
 ACCOUNT, SOON, LATER = Retry(60.0, "account"), Retry(1.0, "provider_error"), Retry(60.0, "provider_error")
@@ -27,24 +24,7 @@ REFUSED = Retry(5.0, "provider_error")
 REJECTED, ADDRESS, FORBIDDEN, LARGE = Dead("rejected"), Dead("invalid_address"), Dead("unauthorized"), Dead("too_large")
 CHANNELS = ("email", "slack", "discord", "webhook")
 HTML = "<html><body>Sorry</body></html>"
-ENDPOINT = '{{"url": "{}/hooks/ada", "secret": "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="}}'
-ADDRESSES = {"email": "ada@example.org", "slack": "C0123456", "discord": "123456789012345678"}
-
-
-@asynccontextmanager
-async def opened(channel: str, url: str) -> AsyncIterator[Provider]:
-    """A provider with its client, whose endpoint is at one address."""
-    provider = PROVIDERS[channel](
-        Settings(
-            ses_endpoint_url=f"{url}/ses", slack_base_url=f"{url}/slack/api/", discord_base_url=f"{url}/discord/api/v10",
-            webhook_allow_http_loopback=True, provider_timeout_s=3.0,
-        )
-    )  # fmt: skip
-    await provider.open()
-    try:
-        yield provider
-    finally:
-        await provider.close()
+TIMEOUT_S = 3.0
 
 
 def ses_error(code: str, status: int = 400, text: str = "m") -> bytes:
@@ -58,9 +38,10 @@ def bulk(*statuses: str, error: str = "e") -> bytes:
     return http(200, json.dumps({"BulkEmailEntryResults": results}))
 
 
-def slack_error(code: str, status: int = 200) -> bytes:
+def slack_error(code: str, status: int = 200, messages: list[str] | None = None) -> bytes:
     """An answer of Slack that is not ok."""
-    return http(status, json.dumps({"ok": False, "error": code}))
+    more = {} if messages is None else {"response_metadata": {"messages": messages}}
+    return http(status, json.dumps({"ok": False, "error": code, **more}))
 
 
 def discord_error(status: int, code: int = 0, **more: Any) -> bytes:
@@ -79,6 +60,7 @@ SES_ENTRIES: dict[tuple[str, str], Outcome] = {
     ("ACCOUNT_DAILY_QUOTA_EXCEEDED", ""): QUOTA,
     ("TRANSIENT_FAILURE", ""): SOON,
     ("FAILED", ""): Retry(5.0, "provider_error"),
+    ("FAILED", "RenderingFailure: Attribute 'x' is not present in the rendering data."): Dead("rendering"),
     **dict.fromkeys(
         [
             (status, "")
@@ -204,14 +186,15 @@ SLACK_DOCUMENTED = (
 
 
 async def wrong_of(channel: str, rows: Mapping[Any, tuple[bytes, Outcome | None]]) -> dict[Any, Any]:
-    """Return the rows whose answer does not come to their outcome after one request, each with what it came to."""
+    """Return the rows whose answer does not come to their outcome after one request, or says nothing, with what it came to."""
     wrong = {}
-    async with Answers(b"") as server, opened(channel, server.url) as provider:
+    async with Answers(b"") as server, opened(channel, server.url, provider_timeout_s=TIMEOUT_S) as provider:
         for name, (answer, outcome) in rows.items():
             server.answers, server.requests = [answer], []
-            one = prepared(provider, ADDRESSES.get(channel) or ENDPOINT.format(server.url))
+            one = prepared(provider, address(channel, server.url))
             (told,) = await provider.call([one])
-            if told != (outcome or Sent(one.message.delivery.delivery_id)) or len(server.requests) != 1:
+            silent = isinstance(told, Refusal) and not said([one], [told])[0]
+            if told != (outcome or Sent(one.message.delivery.delivery_id)) or len(server.requests) != 1 or silent:
                 wrong[name] = (told, len(server.requests))
     return wrong
 
@@ -339,15 +322,41 @@ async def test_classifies_what_is_no_answer_of_the_providers_own(
     channel: str, answer: bytes | str, outcome: Outcome | None
 ) -> None:
     """Garbage, HTML, a proxy's error, 200 with an error inside, a dropped or silent connection; None is Sent."""
-    async with Answers(answer) as server, opened(channel, server.url) as provider:
-        one = prepared(provider, ADDRESSES.get(channel) or ENDPOINT.format(server.url))
-        assert await provider.call([one]) == [outcome or Sent(one.message.delivery.delivery_id)]
+    async with Answers(answer) as server, opened(channel, server.url, provider_timeout_s=TIMEOUT_S) as provider:
+        one = prepared(provider, address(channel, server.url))
+        answered = await provider.call([one])
+        assert answered == [outcome or Sent(one.message.delivery.delivery_id)]
         assert len(server.requests) == 1
+        (error,) = said([one], answered)
+        assert bool(error) == isinstance(answered[0], Refusal), "whatever is wrong is told"
+
+
+PROVIDERS_WORDS = [
+    ("email", bulk("MESSAGE_REJECTED", error="Address ada@example.org is blocked."),
+     "MESSAGE_REJECTED: Address [...] is blocked."),
+    ("email", ses_error("BadRequestException", text="Illegal address: 'ada@example.org'"),
+     "BadRequestException: Illegal address: '[...]'"),
+    ("slack", slack_error("invalid_blocks", messages=["[ERROR] too long [json-pointer:/blocks/0] in C0123456"]),
+     "invalid_blocks, [ERROR] too long [json-pointer:/blocks/0] in [...]"),
+    ("discord", http(400, json.dumps({"code": 50035, "message": "Invalid Form Body", "errors": {"embeds": {"0": {"title": {
+        "_errors": [{"code": "BASE_TYPE_MAX_LENGTH", "message": "Must be 256 or fewer in length."}]}}}}})),
+     "50035: Invalid Form Body; embeds.0.title Must be 256 or fewer in length."),
+    ("webhook", http(500, '{"error": "ada@example.org has moved"}'), "status 500"),
+    ("webhook", "drop", "ServerDisconnectedError"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("channel", "answer", "words"), PROVIDERS_WORDS)
+async def test_keeps_the_providers_words_without_whom_they_are_about(channel: str, answer: bytes | str, words: str) -> None:
+    """What an operator needs to see why; nothing of what a stranger's endpoint answers."""
+    async with Answers(answer) as server, opened(channel, server.url, provider_timeout_s=TIMEOUT_S) as provider:
+        one = prepared(provider, address(channel, server.url))
+        assert said([one], await provider.call([one])) == [words]
 
 
 async def test_one_entry_of_garbage_makes_the_whole_answer_of_ses_unknown() -> None:
     """Which entry an answer belongs to is told by its place only."""
     answer = http(200, json.dumps({"BulkEmailEntryResults": [{"Status": "SUCCESS", "MessageId": "m"}, None]}))
-    async with Answers(answer) as server, opened("email", server.url) as provider:
+    async with Answers(answer) as server, opened("email", server.url, provider_timeout_s=TIMEOUT_S) as provider:
         group = [prepared(provider, f"a{n}@example.org") for n in range(2)]
         assert await provider.call(group) == [LOST, LOST]

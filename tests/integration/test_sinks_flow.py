@@ -1,7 +1,6 @@
 """Breakers, rates and retries on a real broker, registry, PostgreSQL and sandbox: what happens while a provider fails."""
 
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from sinks.loop import BATCH, WINDOW
 from tests import fix_sandbox
 from tests.fix_sandbox import SandboxProcess
 from tests.fix_stack import Stack
-from tests.sinks_kit import SHARDS, Process, World, records_of, wait_for, world
+from tests.sinks_kit import SHARDS, Process, World, metric, records_of, wait_for, world
 from tests.sinks_samples import free_port
 
 pytestmark = pytest.mark.stack
@@ -26,7 +25,7 @@ SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="
 
 @pytest.fixture(scope="module")
 def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Topics and databases, with consent running; each test starts the sinks that it needs."""
+    """Topics and databases, with consent running; each test starts the sinks that it needs, and nobody waits for a session."""
     url = sandbox_process.url
     with world(
         stack,
@@ -38,6 +37,7 @@ def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytes
         provider_timeout_s=4.0,
         lease_s=LEASE_S,
         sweep_interval_s=0.3,
+        instance_id="only",
     ) as one:
         one.define_newsletter()
         one.start("consent")
@@ -71,13 +71,6 @@ def hooks(sinks: World, sandbox: SandboxProcess, name: str, count: int) -> list[
     """Requests to one webhook."""
     address = f'{{"url": "{sandbox.url}/hooks/{name}", "secret": "{SECRET}"}}'
     return sinks.requests(count, [address] * count, channel="webhook", items=[sinks.publish()])
-
-
-def metric(port: int, name: str) -> float:
-    """Return a metric of a process."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and not line.startswith("#"))
 
 
 def controls(sinks: World, channel: str) -> list[tuple[bool, str]]:

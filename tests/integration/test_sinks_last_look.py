@@ -4,50 +4,22 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from core.outcomes import Sent, Unknown
-from runtime.settings import Settings
 from sinks.last_look import Look
-from sinks.provider import Provider
-from sinks.registry import PROVIDERS
 from tests import fix_sandbox
 from tests.fix_sandbox import SandboxProcess
 from tests.fix_stack import Stack
-from tests.sinks_kit import World, wait_for, world
-from tests.sinks_samples import Answers, http, prepared
+from tests.sinks_kit import World, metric, wait_for, world
+from tests.sinks_samples import SECRET, Answers, address, free_port, http, opened, prepared
 
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
-SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="
-
-
-@asynccontextmanager
-async def opened(channel: str, url: str) -> AsyncIterator[Provider]:
-    """A provider with its client, all of it at one address."""
-    provider = PROVIDERS[channel](
-        Settings(
-            ses_endpoint_url=f"{url}/ses", slack_base_url=f"{url}/slack/api/", discord_base_url=f"{url}/discord/api/v10",
-            webhook_allow_http_loopback=True, provider_timeout_s=5.0,
-        )
-    )  # fmt: skip
-    await provider.open()
-    try:
-        yield provider
-    finally:
-        await provider.close()
-
-
-def address(channel: str, url: str) -> str:
-    """An address that the channel's provider takes."""
-    return {
-        "email": "ada@example.org", "slack": "C0123456", "discord": "123456789012345678",
-        "webhook": json.dumps({"url": f"{url}/hooks/ada", "secret": SECRET}),
-    }[channel]  # fmt: skip
+FOLLOWED = 'newswire_follower_applied_total{follower="sink-webhook-bulk"}'
 
 
 @pytest.mark.parametrize("channel", ["email", "slack", "discord", "webhook"])
@@ -85,7 +57,13 @@ async def test_looks_again_before_what_discord_was_throttled_for() -> None:
 
 
 @pytest.fixture(scope="module")
-def sinks(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def port() -> int:
+    """Where the sink shows its metrics."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def sinks(stack: Stack, port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Topics and databases, with consent and a webhook sink running."""
     with world(
         stack, tmp_path_factory.mktemp("look"), webhook_allow_http_loopback=True, provider_timeout_s=20.0, lease_s=25.0,
@@ -93,7 +71,7 @@ def sinks(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
     ) as one:  # fmt: skip
         one.define_newsletter()
         one.start("consent")
-        one.start("webhook-bulk").wait_running()
+        one.start("webhook-bulk", NEWSWIRE_METRICS_PORT=str(port)).wait_running()
         yield one
 
 
@@ -117,23 +95,23 @@ def connecting(port: int) -> int:
 
 
 @pytest.mark.stack
-def test_an_unsubscribe_while_the_connection_is_being_opened_is_in_time(sinks: World) -> None:
+def test_an_unsubscribe_while_the_connection_is_being_opened_is_in_time(sinks: World, port: int) -> None:
     """The destination takes seconds to accept: whoever unsubscribes meanwhile gets nothing, the other one does."""
     asked: list[bytes] = []
+    known = metric(port, FOLLOWED)
     with full_house() as listening:
-        port = listening.getsockname()[1]
-        urls = [json.dumps({"url": f"http://127.0.0.1:{port}/{name}", "secret": SECRET}) for name in ("leaves", "stays")]
+        there = listening.getsockname()[1]
+        urls = [json.dumps({"url": f"http://127.0.0.1:{there}/{name}", "secret": SECRET}) for name in ("leaves", "stays")]
         requests = sinks.requests(2, urls, channel="webhook", items=[sinks.publish()])
-        waiting = connecting(port)
+        waiting = connecting(there)
         sinks.deliver(requests)
-        wait_for(lambda: connecting(port) >= waiting + 2, "both connections to be under way")
+        wait_for(lambda: connecting(there) >= waiting + 2, "both connections to be under way")
         leaves = requests[0]["subscriber_id"]
         sinks.change(
             "SubscriberUnsubscribed", leaves, newsletter_id="daily", kind="newsletter", via="page", delivery_id=None,
             unsubscribed_at=datetime.now(UTC),
         )  # fmt: skip
-        wait_for(lambda: sinks.ledger("SELECT 1 FROM ledger.barred WHERE subject LIKE %s", f"%{leaves}%"), "the unsubscribe")
-        time.sleep(1.0)  # the sink's own knowledge is at most a second behind that of the ledger
+        wait_for(lambda: metric(port, FOLLOWED) == known + 2, "the sink to know the publication and the unsubscribe")
         until = time.monotonic() + 90
         while time.monotonic() < until and any(not found for found in sinks.states(requests).values()):
             with contextlib.suppress(TimeoutError):

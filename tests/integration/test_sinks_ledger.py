@@ -227,8 +227,10 @@ async def test_turns_an_ended_lease_into_unknown_and_a_late_outcome_replaces_it(
     """unknown(lease_expired) is recorded once; the owner's late answer is of a higher rank, a late unknown is not."""
     short = make(pool, lease_s=-1.0)
     sent, lost = delivery(), delivery()
+    sent.template = lost.template = "newsletter@1a2b3c4d"
     await claimed(short, sent, lost)
     ended = await ledger.expire_leases(10)
+    assert {s.template for s in ended} == {"newsletter@1a2b3c4d"}, "also of what nobody had an answer to"
     assert {(s.uuid, s.state, s.reason, s.attempt) for s in ended} == {
         (d.uuid, "unknown", "lease_expired", 1) for d in (sent, lost)
     }
@@ -240,6 +242,7 @@ async def test_turns_an_ended_lease_into_unknown_and_a_late_outcome_replaces_it(
     assert database.row(sent)["reported_at"] is None
     (before,) = database.row(sent)["history"]
     assert (before["state"], before["reason"], before["attempt"]) == ("unknown", "lease_expired", 1)
+    assert before["template"] == "newsletter@1a2b3c4d"
     assert before["reported_at"]
     assert database.row(lost)["reason"] == "lease_expired"
 

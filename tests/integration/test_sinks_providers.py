@@ -5,8 +5,7 @@ What each answer means is in test_sinks_answers.py.
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,47 +18,15 @@ from runtime.settings import Settings
 from sinks.addresses import DENIED
 from sinks.discord import Discord
 from sinks.provider import Prepared, Provider
-from sinks.registry import PROVIDERS
 from sinks.ses import Ses
 from sinks.slack import Slack
 from sinks.webhook import Webhook
 from tests import fix_sandbox
 from tests.fix_sandbox import SandboxProcess
-from tests.sinks_samples import Answers, alert, free_port, http, prepared
+from tests.sinks_samples import SECRET, Answers, address, alert, free_port, http, opened, prepared, provider_settings
 
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
-SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="
 LOST = Unknown("answer_lost")
-
-
-def settings(url: str, **more: Any) -> Settings:
-    """Settings whose providers are all at one address."""
-    values: dict[str, Any] = {
-        "ses_endpoint_url": f"{url}/ses", "slack_base_url": f"{url}/slack/api/", "discord_base_url": f"{url}/discord/api/v10",
-        "webhook_allow_http_loopback": True, "provider_timeout_s": 5.0,
-    }  # fmt: skip
-    return Settings(**{**values, **more})
-
-
-@asynccontextmanager
-async def opened(channel: str, of: Settings) -> AsyncIterator[Provider]:
-    """A provider with its client."""
-    provider = PROVIDERS[channel](of)
-    await provider.open()
-    try:
-        yield provider
-    finally:
-        await provider.close()
-
-
-def address(channel: str, url: str) -> str:
-    """An address that the channel's provider takes."""
-    return {
-        "email": "ada@example.org",
-        "slack": "C0123456",
-        "discord": "123456789012345678",
-        "webhook": json.dumps({"url": f"{url}/hooks/ada", "secret": SECRET}),
-    }[channel]
 
 
 CHANNELS = ("email", "slack", "discord", "webhook")
@@ -68,7 +35,7 @@ CHANNELS = ("email", "slack", "discord", "webhook")
 @pytest.mark.parametrize("channel", CHANNELS)
 async def test_sends_newsletters_and_alerts_to_the_sandbox(channel: str, sandbox: SandboxProcess) -> None:
     """The sandbox checks requests as the provider does; each message is one request and has a receipt of its own."""
-    async with opened(channel, settings(sandbox.url)) as provider:
+    async with opened(channel, sandbox.url) as provider:
         made = [prepared(provider, address(channel, sandbox.url)), prepared(provider, address(channel, sandbox.url), alert())]
         outcomes = [(await provider.call([one]))[0] for one in made]
     assert all(isinstance(o, Sent) and o.receipt for o in outcomes), outcomes
@@ -79,7 +46,7 @@ async def test_sends_newsletters_and_alerts_to_the_sandbox(channel: str, sandbox
 
 async def test_sends_fifty_mails_in_one_call(sandbox: SandboxProcess) -> None:
     """The layout once, the data of each entry apart; what one entry's status says holds for that entry."""
-    async with opened("email", settings(sandbox.url)) as provider:
+    async with opened("email", sandbox.url) as provider:
         group = [prepared(provider, f"a{n}@example.org") for n in range(50)]
         sandbox.fault("ses", "partial", code="TRANSIENT_FAILURE", only=group[7].message.delivery.delivery_id)
         outcomes = await provider.call(group)
@@ -93,7 +60,7 @@ async def test_sends_fifty_mails_in_one_call(sandbox: SandboxProcess) -> None:
 async def test_takes_a_refused_connection_for_passing(channel: str) -> None:
     """Nothing was asked, so it is tried again later: a provider that is down fails nothing."""
     url = f"http://127.0.0.1:{free_port()}"
-    async with opened(channel, settings(url)) as provider:
+    async with opened(channel, url) as provider:
         assert await provider.call([prepared(provider, address(channel, url))]) == [Retry(1.0, "unreachable")]
 
 
@@ -116,7 +83,7 @@ async def test_a_bad_request_of_many_entries_is_tried_one_by_one() -> None:
     """One entry may have spoiled the call for all: each goes alone next time, and only the bad one fails."""
     async with (
         Answers(http(400, "{}", x_amzn_ErrorType="BadRequestException")) as server,
-        opened("email", settings(server.url)) as provider,
+        opened("email", server.url) as provider,
     ):
         group = [prepared(provider, f"a{n}@example.org") for n in range(3)]
         assert len({provider.group(p.message) for p in group}) == 1
@@ -128,7 +95,7 @@ async def test_identifies_a_delivery_to_each_provider() -> None:
     """By a tag, by metadata and client_msg_id, by an enforced nonce, by the webhook-id."""
     found: dict[str, tuple[bytes, Prepared]] = {}
     for channel in CHANNELS:
-        async with Answers(http(500)) as server, opened(channel, settings(server.url)) as provider:
+        async with Answers(http(500)) as server, opened(channel, server.url) as provider:
             one = prepared(provider, address(channel, server.url))
             await provider.call([one])
             found[channel] = (server.requests[0], one)
@@ -148,7 +115,7 @@ async def test_identifies_a_delivery_to_each_provider() -> None:
 
 async def test_signs_every_attempt_of_a_webhook_under_the_same_id() -> None:
     """Same id and payload, a signature of its own for each attempt that the specification's library accepts."""
-    async with Answers(http(500)) as server, opened("webhook", settings(server.url)) as provider:
+    async with Answers(http(500)) as server, opened("webhook", server.url) as provider:
         one = prepared(provider, address("webhook", server.url))
         await provider.call([one])
         await provider.call([one])
@@ -164,15 +131,15 @@ async def test_signs_every_attempt_of_a_webhook_under_the_same_id() -> None:
 )
 async def test_never_connects_to_a_private_address(host: str) -> None:
     """https to a name or literal that ends on this machine or network is refused before a byte is sent, also when live."""
-    live = settings("http://127.0.0.1:1", live=True, allow_list="*", webhook_allow_http_loopback=False)
-    async with opened("webhook", live) as provider:
+    live = {"live": True, "allow_list": "*", "webhook_allow_http_loopback": False}
+    async with opened("webhook", "http://127.0.0.1:1", **live) as provider:
         one = prepared(provider, json.dumps({"url": f"https://{host}:1/x", "secret": SECRET}))
         assert await provider.call([one]) == [Dead("invalid_address")]
 
 
 async def test_speaks_plain_http_to_this_machine_only_and_only_when_allowed() -> None:
     """A public http address is refused; without the setting loopback is too; a sandbox never speaks https to the world."""
-    async with opened("webhook", settings("http://127.0.0.1:1")) as provider:
+    async with opened("webhook", "http://127.0.0.1:1") as provider:
         public = prepared(provider, json.dumps({"url": "http://93.184.215.14/x", "secret": SECRET}))
         assert await provider.call([public]) == [Dead("invalid_address")]
         secure = prepared(provider, json.dumps({"url": "https://93.184.215.14/x", "secret": SECRET}))
@@ -185,7 +152,7 @@ async def test_speaks_plain_http_to_this_machine_only_and_only_when_allowed() ->
 def test_webhooks_are_not_for_real_and_to_this_machine_at_once() -> None:
     """With both, a subscriber's http address of this machine would be called: https only holds whenever it is for real."""
     with pytest.raises(SetupError, match="NEWSWIRE_WEBHOOK_ALLOW_HTTP_LOOPBACK are both on"):
-        Webhook(settings("http://127.0.0.1:1", live=True))
+        Webhook(provider_settings("http://127.0.0.1:1", live=True))
 
 
 @pytest.mark.parametrize(
@@ -194,5 +161,5 @@ def test_webhooks_are_not_for_real_and_to_this_machine_at_once() -> None:
 def test_a_real_provider_needs_live(make: Callable[[Settings], Provider], url_setting: str) -> None:
     """The sandbox's address removed: SetupError, which names the variable."""
     with pytest.raises(SetupError, match=url_setting.upper()):
-        make(replace(settings("http://127.0.0.1:1"), **{url_setting: ""}))
-    assert uuid.UUID(prepared(make(settings("http://x")), "x").message.delivery.uuid)
+        make(replace(provider_settings("http://127.0.0.1:1"), **{url_setting: ""}))
+    assert uuid.UUID(prepared(make(provider_settings("http://x")), "x").message.delivery.uuid)

@@ -34,6 +34,7 @@ def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytes
         provider_timeout_s=2.0,
         lease_s=4.0,
         sweep_interval_s=0.3,
+        instance_id="only",  # a process that was killed is followed at once
     ) as one:
         one.define_newsletter()
         one.start("consent")

@@ -35,7 +35,7 @@ def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytes
         provider_timeout_s=1.0,
         lease_s=3.0,
         sweep_interval_s=0.2,
-        session_timeout_s=6.0,
+        instance_id="only",  # a process that was killed is followed at once
         unknown_window_s=2.5,
     ) as one:
         one.define_newsletter()

@@ -9,6 +9,8 @@ import pytest
 
 from core.ids import newsletter_source_id
 from core.model_parts import cut
+from schemas.records import Tombstone
+from streams.training import Trainer
 from tests.fix_stack import Stack
 from tests.integration.streams_world import World, open_world, people
 from tests.unit.deciding_samples import reader, topics
@@ -102,9 +104,53 @@ def test_a_model_is_fitted_judged_used_refused_and_rolled_back(world: World, rea
     listed = world.command("model", "list")
     assert first["model"] in listed.stdout
     assert "no packed state" in world.command("model", "show", "99991231-broken").stdout
-    nothing = world.command("model", "rollback")
-    assert nothing.returncode == 0, nothing.stderr
+    back = world.command("model", "rollback")
+    assert back.returncode == 0, back.stderr
+    assert json.loads(back.stdout) == {"model": first["model"], "replaces": "99991231-broken"}
     assert decided_with(world, 10)[1] == {first["model"]}
+
+
+def test_before_the_first_model_there_is_none_and_one_can_be_fitted_again(world: World, readers: list[str]) -> None:
+    """Rolling back goes on to ranking without a model; what the dropped one had seen is judged by again then."""
+    back = world.command("model", "rollback")
+    assert back.returncode == 0, back.stderr
+    assert json.loads(back.stdout)["model"] is None
+    assert decided_with(world, 9)[1] == {None}
+    nothing = world.command("model", "rollback")
+    assert (nothing.returncode, "nothing to go back from" in nothing.stderr) == (2, True)
+    fitted = world.command("--json", "model", "fit")
+    assert fitted.returncode == 0, fitted.stderr
+    assert decided_with(world, 8)[1] == {json.loads(fitted.stdout.splitlines()[0])["model"]}
+
+
+def test_versions_that_nothing_needs_are_dropped_and_a_slot_that_names_one_is_decided_without(
+    world: World, readers: list[str]
+) -> None:
+    """By tombstones, which are no dead letters to anybody; what was decided with it says so."""
+    old, now = [f"2020010{day}-000000" for day in range(1, 5)], datetime.now(UTC)
+    for version in old:
+        for value in cut(version, b"no model", {}, now):
+            world.send(world.topics.models, "ModelPublished", value, key=f"{version}/{value['part']}")
+    trainer = Trainer(world.settings)
+    used = trainer.in_use()
+    assert trainer.drop_superseded() == old[:3], "two before the one in use are kept"
+    assert {used, old[3]} < set(trainer.models.read()[0])
+    assert not set(old[:3]) & set(trainer.models.read()[0])
+    world.stop("newsletters")
+    world.settled("audience")
+    before = dead_letter(world)
+    minute = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=7)
+    done = world.command("tick", "daily", "--slot", f"{minute:%Y-%m-%dT%H:%MZ}")
+    assert done.returncode == 0, done.stderr
+    world.settled("audience")
+    world.producer.send_sync([Tombstone(world.topics.models, f"{used}/0".encode(), 0)])
+    world.start("newsletters")
+    source_id = newsletter_source_id("daily", minute)
+    decisions = world.wait(lambda: found if len(found := world.decisions(source_id)) == 4 else None, "decisions")
+    assert {event.value["model_version"] for event in decisions} == {None}
+    assert "could not be used when this was decided" in world.command("why", source_id, readers[0]).stdout
+    world.settled("audience")
+    assert dead_letter(world) == before
 
 
 def dead_letter(world: World) -> str:

@@ -11,7 +11,7 @@ from core.ids import newsletter_source_id
 from core.subscribers import subscriber_key
 from streams.ticker import tick_record
 from tests.fix_stack import Stack
-from tests.integration.streams_world import STAGES, World, open_world, people, shard_of
+from tests.integration.streams_world import SHARDS, STAGES, World, open_world, people, shard_of
 from tests.unit.deciding_samples import preferred, reader, topics, unsubscribed
 
 pytestmark = pytest.mark.stack
@@ -265,6 +265,42 @@ def test_an_unsubscribe_is_seen_by_the_next_decision(world):
     world.settled("newsletters")
     source_id = tick_and_wait(world, name)
     assert sorted(e.value["subscriber_id"] for e in world.deliveries(source_id)) == sorted(ids[1:])
+
+
+def test_equal_readers_of_different_shards_get_the_same_issue(world):
+    """What others read counts, whichever shard they are in, and is in each shard's log; a restart says the same again."""
+    name, _ = newsletter_of(world, 0)
+    found = (event for event in world.events(world.topics.publications) if event.value.get("content_type") == name)
+    much_read = max(event.key for event in found)  # the last one by name, when all else is equal
+    readers, others = ([who for who in people(50) if shard_of(who) == shard] for shard in range(SHARDS))
+    ids = [readers[0], others[0]]
+    world.register(*(reader(who, newsletters=[name], alerts=False, topics=topics(name)) for who in ids))
+    click = {"publication_id": much_read, "delivery_id": None, "channel": "email", "evidence": "click", "link": 0}
+    for who in others[1:6]:
+        value = click | {"subscriber_id": who, "occurred_at": datetime.now(UTC)}
+        world.send(world.topics.engagements, "ContentClicked", value, key=who)
+
+    def counts(topic: str, shard: int) -> list[float]:
+        listed = [event.value.get("counts", []) for event in world.events(topic) if event.partition == shard]
+        return [count["reads"] for part in listed for count in part if count["publication_id"] == much_read]
+
+    world.wait(lambda: max(counts(world.topics.readership, 1), default=0) > 9, "the readers' shard to count them")
+    source_id = tick_and_wait(world, name)
+    issues = {event.value["subscriber_id"]: event.value["items"] for event in world.deliveries(source_id)}
+    assert issues[ids[0]] == issues[ids[1]]
+    assert issues[ids[0]][0]["publication_id"] == much_read
+    (said,) = counts(world.topics.audience_newsletters, 0)
+    assert [said] == counts(world.topics.audience_newsletters, 1) == counts(world.topics.readership, 1)[-1:]
+    decided = world.decisions(source_id)
+    afresh = lambda: sum(event.value.get("replaces", False) for event in world.events(world.topics.audience_newsletters))  # noqa: E731
+    replaced = afresh()
+    world.stop("audience", "newsletters")
+    world.start("audience", "newsletters")
+    again = tick(world, name, slot_now() - timedelta(minutes=3))
+    world.wait(lambda: world.expanded(again), "the next slot")
+    assert [counts(world.topics.audience_newsletters, shard) for shard in range(SHARDS)] == [[said, said], [said, said]]
+    assert afresh() == replaced + SHARDS
+    assert world.decisions(source_id) == decided
 
 
 def test_a_partition_moves_away_and_back_across_an_unsubscribe(world):

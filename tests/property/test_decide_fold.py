@@ -16,6 +16,7 @@ from tests.unit.deciding_samples import (
     Sample,
     alert,
     available,
+    counted,
     erased,
     fold,
     linked,
@@ -109,6 +110,10 @@ class Shard(RuleBasedStateMachine):
     def engages(self, who: str, number: int, name: str) -> None:
         value = {"subscriber_id": who, "publication_id": publication(number), "occurred_at": self.now}
         self.take("engagements", Sample(name, value | {"reaction": "like", "evidence": "click"}))
+
+    @rule(replaces=st.booleans())
+    def reads_are_counted(self, replaces: bool) -> None:
+        self.take("content", counted(self.newsletters, at=self.now, replaces=replaces))
 
     @rule(hours=st.integers(1, 30))
     def time_passes(self, hours: int) -> None:

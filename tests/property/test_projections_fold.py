@@ -93,7 +93,15 @@ def _pipeline(draw):
                 (name, reason), later_s = draw(st.sampled_from(STATUSES)), draw(st.integers(0, 3))
                 attempt = draw(st.integers(0, 3))
                 lanes["status", number].append(
-                    status(name, number, channel, after_s=later_s + after_s, reason=reason, attempt=attempt)
+                    status(
+                        name,
+                        number,
+                        channel,
+                        after_s=later_s + after_s,
+                        reason=reason,
+                        attempt=attempt,
+                        template=f"newsletter@{attempt}" if attempt else None,
+                    )
                 )
     return list(lanes.values())
 

@@ -75,7 +75,7 @@ def test_killed_decider_keeps_its_first_decision(whole: Whole) -> None:
     whole.stack("stop", "newsletters")
     rows_of = "select subscriber_id::text from api.deliveries where source_id = %s"
     decided = {row[0] for row in whole.wait_for(lambda: whole.query(rows_of, source), "the decisions before the kill")}
-    for person in people[::3]:
+    for person in people[::6]:
         whole.command("prefer", person, "--newsletters", "")
     whole.stack("start", "newsletters")
     whole.wait_for(lambda: whole.settled(source), "the newsletter")
@@ -83,7 +83,7 @@ def test_killed_decider_keeps_its_first_decision(whole: Whole) -> None:
     assert all(row["balance"] == 0 and row["complete"] for row in rows)
     chosen = {row[0] for row in whole.query(rows_of, source)}
     assert decided <= chosen, "a decision that was in the log was changed"
-    assert set(people) - set(people[::3]) <= chosen, "somebody who changed nothing was lost"
+    assert set(people) - set(people[::6]) <= chosen, "somebody who changed nothing was lost"
     assert all(count <= 1 for count in whole.accepted_for(source).values())
 
 
@@ -126,7 +126,7 @@ def test_partition_moves_away_and_back_across_an_unsubscribe(whole: Whole) -> No
     second = subprocess.Popen([program, "run", "newsletters"], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         whole.wait_for(lambda: whole.groups("newsletters")["newsletters"].members == 2, "the second worker")
-        for person in people[:8]:
+        for person in people[:4]:
             whole.command("unsubscribe", person, "--newsletter", newsletter)
         whole.quiesce()
     finally:
@@ -137,7 +137,7 @@ def test_partition_moves_away_and_back_across_an_unsubscribe(whole: Whole) -> No
     whole.command("tick", newsletter, "--slot", source.split("@")[1])
     whole.wait_for(lambda: whole.settled(source), "the newsletter")
     chosen = {r[0] for r in whole.query("select subscriber_id::text from api.deliveries where source_id = %s", source)}
-    assert chosen == set(people[8:])
+    assert chosen == set(people[4:])
     assert set(whole.accepted_for(source).values()) == {1}
 
 

@@ -51,6 +51,7 @@ def sent(**changes: Any) -> dict[str, Any]:
         "provider_receipt_hash": b"h" * 32,
         "attempt": 1,
         "occurred_at": NOW,
+        "template": None,
     }
     return {**value, **changes}
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from core.folding import to_ms
+from core.readership import as_items, summed
+
 NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 
 
@@ -104,6 +107,12 @@ def available(number: int, *names: str, revision: int = 1, quality: float = 0.95
 
 def withdrawn(number: int, reason: str = "retracted") -> Sample:
     return Sample("ContentWithdrawn", {"publication_id": publication(number), "reason": reason, "withdrawn_at": NOW})
+
+
+def counted(*shards: Any, at: datetime = NOW, replaces: bool = True) -> Sample:
+    """How much is read in these shards together, as the audience stage says before a slot."""
+    counts = summed(state.own_counts(to_ms(at)) for state in shards)
+    return Sample("ContentRead", {"replaces": replaces, "counts": as_items(counts)})
 
 
 def alert(alert_id: str = "00000000-0000-0000-0000-0000000000aa", **more: Any) -> dict[str, Any]:

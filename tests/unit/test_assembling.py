@@ -43,6 +43,8 @@ OWN: dict[str, Any] = {
     "address": SEALED,
     "language": "zh-Hant-Übung",
     "variant": None,
+    "subject": "{title} – Übersicht",
+    "template": "newsletter",
     "items": [],
 }
 COMMON: dict[str, Any] = {"time": NOW, "source": "/test", "correlation_id": "c"}

@@ -57,7 +57,7 @@ def test_prints_every_row_of_the_table(tmp_path, data):
     done = run(tmp_path, "--data", str(data))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    for name in ("new, titles only", "new, titles and topics", "alerts", "known", "daily newsletter"):
+    for name in ("new, titles only", "new, titles and topics", "alerts", "known (", "known and new", "daily newsletter"):
         (line,) = [line for line in lines if line.startswith(name)]
         assert "nan" not in line
     assert any("CPU per subscriber" in line for line in lines)

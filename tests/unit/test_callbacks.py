@@ -46,6 +46,10 @@ def test_reads_a_send_event() -> None:
             "ComplaintReceived", {"detail": "abuse", "address": Clear("ada@example.org")},
         ),
         ("Reject", {"reason": "Bad content"}, "DeliveryBounced", {"permanent": False, "detail": "Reject/Bad content"}),
+        (
+            "Rendering Failure", {"templateName": "t", "errorMessage": "Attribute 'x' is not present in the rendering data."},
+            "DeliveryBounced", {"detail": "RenderingFailure/Attribute 'x' is not present in the rendering data."},
+        ),
         ("Rendering Failure", {"templateName": "t"}, "DeliveryBounced", {"detail": "RenderingFailure/t", "address": None}),
     ],
 )  # fmt: skip
@@ -96,6 +100,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "full": {"permanent": False, "detail": "Transient/MailboxFull"},
     "reply": {"permanent": False, "detail": "Transient/General"},
     "rejected": {"permanent": False, "detail": "Reject/Bad content"},
+    "unmade": {"permanent": False, "detail": "RenderingFailure/Attribute 'x' is not present in the rendering data."},
 }
 
 
@@ -116,6 +121,7 @@ def test_says_what_each_notice_means() -> None:
         "full": ("failed", "bounced", None),
         "reply": (None, None, None),
         "rejected": ("failed", "rejected", None),
+        "unmade": ("failed", "rendering", None),
     }
     for name in VALUES:
         assert effect(name).state in (None, *STATE_RANK)

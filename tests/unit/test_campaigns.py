@@ -168,9 +168,10 @@ def test_everybody_has_the_variant_of_the_hash_and_the_decision_logs_it() -> Non
     value = decide(crowd(), slot(**rules))
     keys = [entry["subscriber"] for entry in value["chosen"]]
     assert value["variants"] == ["control", "short"]
+    assert [look["subject"] for look in value["looks"]] == [RULES["subject"], "News"]
     assert [entry["variant"] for entry in value["chosen"]] == variants_of("daily", RULES | rules, keys).tolist()
     assert len({entry["variant"] for entry in value["chosen"]}) == 2
-    assert decide(crowd(), slot())["variants"] == []
+    assert (decide(crowd(), slot())["variants"], len(decide(crowd(), slot())["looks"])) == ([], 1)
     assert {entry["variant"] for entry in decide(crowd(), slot())["chosen"]} == {-1}
 
 

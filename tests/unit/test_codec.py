@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -122,6 +123,14 @@ def test_what_is_no_wire_format_is_truncated(raw: Callable[..., Raw], codec: Cod
     """Tombstones, JSON and other framings are none of it."""
     with pytest.raises(Truncated):
         codec.decode(raw(value=value))
+
+
+def test_a_tombstone_is_one_where_only_the_newest_of_a_key_counts(raw: Callable[..., Raw], codec: Codec, topics: Topics) -> None:
+    """In a topic that keeps everything it is a record that is none."""
+    gone = replace(raw(), topic=topics.models, value=None)
+    assert codec.is_tombstone(gone)
+    assert not codec.is_tombstone(replace(gone, value=b""))
+    assert not codec.is_tombstone(raw(value=None))
 
 
 def test_trailing_bytes_are_refused(raw: Callable[..., Raw], codec: Codec) -> None:
@@ -273,9 +282,9 @@ def test_older_writer_is_resolved_to_the_newest_version(topics: Topics, raw: Cal
     body = writer.encode(topics.delivery_status, "DeliverySent", value, key=SUBSCRIBER, time=NOW)
     newer = _with(lambda fields: [*fields, {"name": "cost", "type": ["null", "int"], "default": None, "doc": "x"}])
     assert Codec(topics, _Registry(newer)).decode(consumed(body, value=body.value + b"\2\x0e")).value == value
-    attempt_and_time = body.value[-7:]
-    assert body.value[-8:-7] == b"\0", "the hash's branch is null, one byte before attempt and occurred_at"
-    cut = body.value[:-8] + attempt_and_time
+    after_the_hash = body.value[-8:]
+    assert body.value[-9:-8] == b"\0", "the hash's branch is null, one byte before attempt, template and occurred_at"
+    cut = body.value[:-9] + after_the_hash
     assert Codec(topics, _Registry(older)).decode(consumed(body, value=cut)).value == value
 
 

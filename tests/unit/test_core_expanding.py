@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 from core.alert_state import AlertState
 from core.deciding import decide_alert, decide_newsletter
@@ -22,10 +23,10 @@ CODEC = Codec(TOPICS, FileSource(TOPICS))
 SEALED = b"\x01" + bytes(60)
 
 
-def newsletter_decision(numbers: Iterable[int] = range(9)) -> dict:
+def newsletter_decision(numbers: Iterable[int] = range(9), **rules: Any) -> dict:
     people = [[*reader(person(n)), linked(person(n), "email", SEALED), verified(person(n))] for n in numbers]
     state = fold(NewsletterState(), people, available(1), available(2))
-    return decide_newsletter(state, slot(), Place(0, 12, 0, {}), NOW)
+    return decide_newsletter(state, slot(**rules), Place(0, 12, 0, {}), NOW)
 
 
 def test_ids_are_those_of_core_ids():
@@ -55,6 +56,18 @@ def test_items_are_resolved_from_the_tables():
         ("00000001-0000-0000-0000-000000000001", "topic:physics", 1),
         ("00000001-0000-0000-0000-000000000002", "topic:physics", 2),
     ]
+
+
+def test_subject_and_template_are_the_decisions():
+    """Each variant has its own, what it leaves out is the newsletter's; an alert has none."""
+    plain = {"weight": 0.5, "subject": None, "template": None, "ranking": None, "local_minute": None}
+    variants = [{**plain, "name": "control"}, {**plain, "name": "short", "subject": "In short", "template": "digest"}]
+    value = newsletter_decision(range(40), variants=variants)
+    looks = {(one["variant"], one["subject"], one["template"]) for one in expand(value, 0, 5)}
+    assert looks == {("control", "{title}", "standard"), ("short", "In short", "digest")}
+    assert {(one["subject"], one["template"]) for one in expand(newsletter_decision(), 0, 5)} == {("{title}", "standard")}
+    urgent = decide_alert(fold(AlertState(), reader(person(1))), alert(), Place(0, 12, 0, {}), NOW)
+    assert [(one["subject"], one["template"]) for one in expand(urgent, 0, 5)] == [("", "")]
 
 
 def test_rule_5_the_same_decision_gives_the_same_bytes():

@@ -1,5 +1,7 @@
 """Tests of the ranking: the formula, ties, exclusion, and the same answer alone and in a batch."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def rank(people: np.ndarray, content: np.ndarray, fresh: np.ndarray, excluded: n
     for start in range(0, max(len(people), 1), BATCH_ROWS):
         rows = people[start : start + BATCH_ROWS]
         readers = Readers(rows, none[: len(rows)], none[: len(rows)], nothing, nothing, nothing)
-        parts.append(best(relevance(readers, shelved).scores, fresh, excluded[start : start + BATCH_ROWS], k))
+        parts.append(best(relevance(readers, shelved), fresh, excluded[start : start + BATCH_ROWS], k))
     return Ranked(np.concatenate([part.candidate for part in parts]), np.concatenate([part.score for part in parts]))
 
 
@@ -29,15 +31,23 @@ def sample() -> tuple[np.ndarray, ...]:
 
 
 def test_scores_follow_the_formula(sample):
-    """(0.2 + r~)·log1p(0.3 + e)·½^(age/h), worked out in double precision."""
+    """(0.05 + r~)·log1p(1 + e)·(1 + (2^⅔ - 1)·age/h)^-1.5, worked out in double precision."""
     people, content, fresh, excluded = sample
     found = rank(people, content, fresh, excluded, 10)
     cosine = people.astype(float) @ content.astype(float).T
     low, high = cosine.min(1, keepdims=True), cosine.max(1, keepdims=True)
-    score = (0.2 + (cosine - low) / np.where(high > low, high - low, 1)) * fresh
+    score = (0.05 + (cosine - low) / np.where(high > low, high - low, 1)) * fresh
     score[excluded] = -1
     best = -np.sort(-score, axis=1)[:, :10]
     assert np.abs(found.score / SCORE_SCALE - best).max() < 1.1e-4
+
+
+def test_age_halves_the_worth_of_a_publication_once_and_takes_less_of_it_later():
+    """log1p(1 + e)·(1 + (2^⅔ - 1)·age/h)^-1.5; a time to come is now."""
+    found = freshness(np.array([0.0, 0, 0, 0, 9]), np.array([-5.0, 0, 24, 240, 24]), 24.0)
+    late = math.log(2) / (1 + 10 * (4 ** (1 / 3) - 1)) ** 1.5
+    assert found == pytest.approx([math.log(2), math.log(2), math.log(2) / 2, late, math.log(11) / 2])
+    assert late > math.log(2) / 2**10
 
 
 def test_alone_and_in_a_batch_give_the_same_answer(sample):
@@ -74,7 +84,7 @@ def test_large_scores_do_not_overflow():
     fresh = np.full(6000, 50.0, dtype=np.float32)
     found = rank(people, content, fresh, np.zeros((1, 6000), dtype=bool), 3)
     assert found.candidate.tolist() == [[0, 2, 4]]
-    assert found.score.tolist() == [[600_000] * 3]
+    assert found.score.tolist() == [[525_000] * 3]
 
 
 def test_nothing_to_rank():

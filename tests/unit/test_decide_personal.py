@@ -1,5 +1,6 @@
 """Tests of personal issues: meaning, fitted models, policies, diversity, exploration, reasons, and replays."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -14,7 +15,19 @@ from core.sparse import sparse_rows
 from core.subscribers import subscriber_key
 from core.vectors import from_int8, to_int8
 from core.verdicts import Place
-from tests.unit.deciding_samples import NOW, Sample, available, fold, person, publication, reader, slot, topics, withdrawn
+from tests.unit.deciding_samples import (
+    NOW,
+    Sample,
+    available,
+    counted,
+    fold,
+    person,
+    publication,
+    reader,
+    slot,
+    topics,
+    withdrawn,
+)
 
 ANNA, BEN = person(1), person(2)
 DIMENSIONS = 8
@@ -35,6 +48,7 @@ def clicked(who: str, number: int, days_ago: float = 1) -> Sample:
 
 def decide(state: NewsletterState, space: Space | None = None, **rules) -> dict:
     what = slot(**rules) | {"model_version": space.model.version if space and space.model else None}
+    fold(state, counted(state))
     return decide_newsletter(state, what, Place(0, 12, 0, {}), NOW, space)
 
 
@@ -184,6 +198,27 @@ def test_a_fitted_model_ranks_by_who_read_what_together():
     assert [reasons(value, 0)[0], reasons(value, 1)[0]] == ["read:Twelve", "read:Thirteen"]
     assert (value["model_version"], without["model_version"]) == ("m1", None)
     assert decide(with_model(), Space(model()), ranking="topics")["model_version"] is None
+
+
+@pytest.mark.parametrize("strange", [{"vector_model": "other:1"}, {"dimensions": 5}, {"words": ("unheard",)}])
+def test_a_model_of_another_embedding_of_other_dimensions_or_of_other_words_ranks_by_what_it_knows(strange):
+    """Vectors that mean nothing to it play no part; who read what together still does."""
+    wide, known = strange.get("dimensions", DIMENSIONS), strange.get("words", ())
+    raw = to_int8(np.eye(4, wide))
+    other = replace(
+        model(),
+        vector_model=strange.get("vector_model", VECTOR_MODEL),
+        mean=from_int8(raw).mean(axis=0),
+        projection=np.eye(wide, 3, dtype=np.float32),
+        vectors=raw,
+        words=known,
+        word_weights=np.ones(len(known), dtype=np.float32),
+        item_words=unit_sparse([[(word, 1.0) for word in known]] * 4, {word: n for n, word in enumerate(known)}),
+    )
+    state = fold(with_model(), [available(n, title="Twenty", **vector(0, 0, 0, 0, 0, 0, 0, 1)) for n in (30, 31)])
+    value = decide(state, Space(load(other.dump())))
+    assert [issue(value, 0)[0], issue(value, 1)[0]] == [20, 21]
+    assert sorted(issue(value, 0)) == [20, 21, 30, 31]
 
 
 def test_publications_are_carried_once_in_a_process():

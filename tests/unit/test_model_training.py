@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.histories import Histories
-from core.model_parts import PART_BYTES, Published, cut
+from core.model_parts import PART_BYTES, Activation, Published, cut, superseded
 from core.newsletter_state import NewsletterState
 from streams.judging import Judge
 from streams.training import _fitted
@@ -66,6 +66,7 @@ def test_a_model_is_cut_into_parts_and_joined():
         found.take(value)
     assert found.joined() == data
     assert (found.metrics, found.fitted_at, found.size_bytes) == ({"ndcg@10": "0.5"}, NOW, len(data))
+    assert [found.drop(part) for part in (2, 2, 0, 1)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(("left_out", "changed", "says"), [(1, None, "part 1 of its 3"), (None, 2, "SHA-256")])
@@ -77,3 +78,27 @@ def test_what_is_wrong_with_parts_is_said(left_out, changed, says):
             found.take(value | ({"data": b"other"} if value["part"] == changed else {}))
     with pytest.raises(ValueError, match=says):
         found.joined()
+
+
+def activated(*versions: str | None, days_ago: float) -> list[Activation]:
+    """Activations a day apart, the last of them so many days ago."""
+    times = [NOW - timedelta(days=days_ago + later) for later in reversed(range(len(versions)))]
+    before = [None, *versions[:-1]]
+    return [Activation(*one) for one in zip(versions, before, ["x"] * len(versions), times, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("published", "activations", "dropped"),
+    [
+        ("abcdefg", activated(*"abcdefg", days_ago=30), "abcd"),  # the newest three, which has the one in use and those before
+        ("abcdefg", activated(*"abcdefg", days_ago=0.5), "a"),  # b ended within five days: a slot of then may still be sent
+        ("abcdefgh", activated("d", days_ago=30), "ae"),  # three to go back to, and the three newest
+        ("abcdefgh", activated("a", "h", days_ago=30), "bcde"),  # the one before it
+        ("abcdefgh", activated("a", None, days_ago=30), "bcde"),  # rolled back to none
+        ("abcde", [], "ab"),
+        ("ab", [], ""),
+    ],
+)
+def test_versions_that_a_slot_may_name_or_that_one_may_go_back_to_are_kept(published, activations, dropped):
+    """All others are dropped, the oldest first."""
+    assert "".join(superseded(published, activations, NOW)) == dropped

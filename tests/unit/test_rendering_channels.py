@@ -149,6 +149,16 @@ def test_twenty_items_reach_slack_and_discord_as_links() -> None:
         assert f"https://example.org/p/{number}" in json.dumps(embeds)
 
 
+def test_items_stand_apart_in_chats() -> None:
+    """On Slack by a line, while there are blocks for it; on Discord the first has a card of its own, the others share some."""
+    for count, lines in ((10, 11), (20, 2)):
+        kinds = [block["type"] for block in slack.newsletter_blocks(issue(count))[1]]
+        assert kinds.count("divider") == lines
+    first, lead, *lists, last = discord.newsletter_embeds(issue(10))
+    assert (first["title"], lead["title"], "title" in last) == ("Daily Brief", "Paper 0 on things", False)
+    assert [one["description"].count("](https://example.org/p/") for one in lists] == [5, 4]
+
+
 def test_left_out_items_are_counted_in_words() -> None:
     """When not even titles fit, the message says how many more there are."""
     long = "x" * 900

@@ -32,6 +32,14 @@ tex = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
         (r"$\sqrt{5}$, $\sqrt{a+b}$, $2\frac{1}{2}$, $m\log n$, $\{a, b\}$", "√5, √(a+b), 2 1/2, m log n, {a, b}"),
         (r"$\alpha\ge 0$, $a = 7 \pm 1$, $\pi r$", "α≥0, a = 7 ± 1, π r"),
         ("$$a$$, $(k, l)$, CeAg$_2$4", "a, (k, l), CeAg₂4"),
+        (r"a mass of 0.6 \msun, \la r^2\ra, x \la 3, $\frac12 M_\odot$", "a mass of 0.6 M⊙, ⟨r²⟩, x ≲ 3, 1/2 M⊙"),
+        (r"order \cal{O}(\alpha_{s}^2), $\cal{O}$, {\em{stable}}, \[ a_i \in B \], \(x\)", "order O(αₛ²), O, stable, aᵢ ∈ B, x"),
+        (
+            r"without dollars: \mu_0, rho^{1/2}, 0.85 deg^2, 10^-4 fm^2. M_{CDM}, \bar\theta, C^* O(x_{s}^2)$ in",
+            "without dollars: μ_0, rho^(1/2), 0.85 deg², 10⁻⁴ fm². M_CDM, θ̄, C* O(xₛ²) in",
+        ),
+        ("Lattice--Boltzmann -- ``new'' and 'old' --- D --> K", "Lattice–Boltzmann – “new” and 'old' — D → K"),
+        (r"\ifmmode \sim\else$\sim$\fi 5, see \cite{Reeb} and Fig.~2, {C}hicago", "∼5, see [Reeb] and Fig. 2, Chicago"),
     ],
 )
 def test_shows_what_has_a_plain_form(written: str, shown: str) -> None:
@@ -42,8 +50,9 @@ def test_shows_what_has_a_plain_form(written: str, shown: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "costs $5 and $6", "from $5 million to US$ 7", "$5-$6", r"C:\new\temp", r"see \cite{x} and \foo{y}", r"\alpha outside",
-        "a \\\\ b", "$", "$$", "\\", "{\\em open", "snake_case, x^2 and {braces}",
+        "costs $5 and $6", "from $5 million to US$ 7", "$5-$6", r"C:\new\temp", r"see \foo{y}", r"C:\pi\data",
+        "newswire --output", "z~2.56", "user_{id}",
+        "^_^", "{{items}}", "a \\\\ b", "$", "$$", "\\", "{\\em open", "snake_case, x ^ 2 and {braces}",
     ],
 )  # fmt: skip
 def test_leaves_the_rest_alone(text: str) -> None:
@@ -52,8 +61,8 @@ def test_leaves_the_rest_alone(text: str) -> None:
 
 
 def test_keeps_unknown_commands_of_a_formula() -> None:
-    """A macro of the author's own stays, with what it is given; only the dollar signs go."""
-    assert readable(r"in $\XQM$ over $\Q(\sqrt{5})$ with $\foo{x}$") == r"in \XQM over \Q(√5) with \foo{x}"
+    """A macro of the author's own keeps its name, and what it is given; dollar signs and a lone backslash go."""
+    assert readable(r"in $\XQM$ over $\Q(\sqrt{5})$ with $\foo{x}$") == r"in XQM over Q(√5) with \foo{x}"
 
 
 @given(st.one_of(texts, tex))
@@ -64,13 +73,31 @@ def test_no_text_is_refused_or_grows(text: str) -> None:
     assert units(shown) <= units(text)
 
 
-@given(st.text(alphabet=st.characters(exclude_characters="\\$")))
+@given(st.text(alphabet=st.characters(exclude_characters="\\$`^_~-{")))
 def test_plain_text_stays_as_it_is(text: str) -> None:
-    """Without a backslash and a dollar sign there is no LaTeX."""
+    """Without any of its signs there is no LaTeX."""
     assert readable(text) == text
 
 
 def test_long_hostile_texts_take_no_time() -> None:
     """Nothing is tried in more ways than there are characters: this would run for hours otherwise."""
-    for piece in ("{\\em ", "$", "$a", "\\sqrt{", "\\frac{a}", "{" * 3, "_{", "\\c ", "\\'{", "{\\em" + " " * 40, "\\foo{"):
+    for piece in (
+        "{\\em ",
+        "$",
+        "$a",
+        "\\sqrt{",
+        "\\frac{a}",
+        "{" * 3,
+        "_{",
+        "\\c ",
+        "\\ifmmode",
+        "\\la ",
+        "``a'",
+        "\\[",
+        "{A",
+        "x^{",
+        "\\'{",
+        "{\\em" + " " * 40,
+        "\\foo{",
+    ):
         readable(piece * 2_000)

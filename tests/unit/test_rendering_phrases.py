@@ -1,15 +1,17 @@
 """Fixed phrases, reasons, numbers and dates in the reader's language; a language that nobody wrote phrases for is no error."""
 
+import json
 import re
 from dataclasses import fields
 from typing import Any
 
 import pytest
 
+from core.rendering import discord, slack, webhook
 from core.rendering.email import newsletter_email
 from core.rendering.model import IssueItem
-from core.rendering.phrases import ENGLISH, GERMAN, Phrases, count_text, language_of, phrases_for, reason_text
-from tests.rendering_samples import content, issue
+from core.rendering.phrases import ENGLISH, GERMAN, Phrases, count_text, language_of, phrases_for, reason_text, told
+from tests.rendering_samples import PUBLISHED, content, issue
 
 BRACES = re.compile(r"\{[a-z]+\}")
 
@@ -64,6 +66,44 @@ def test_a_reason_is_a_sentence_in_the_readers_language(reason: str, english: st
     assert reason_text(reason, "de") == german
 
 
+def test_a_topic_has_the_name_that_readers_know() -> None:
+    """In reasons and under titles, on every channel; its code stays where machines read, and where it has no name."""
+    names = {"hep-ph": "Particle Physics", "cs.CL": "Language"}
+    reasons = ("topic:hep-ph", "new:cs.CL", "topic:hep-th")
+    items = tuple(IssueItem(content(n, topics=("hep-ph", "hep-th")), reason) for n, reason in enumerate(reasons))
+    given = issue(items=items, topic_names=names)
+    message = newsletter_email(given)
+    for text in ("You follow Particle Physics", "New in Language", "You follow hep-th", "Particle Physics, hep-th"):
+        assert text in message.text
+        assert text in message.html.replace("\u2011", "-")
+    assert "hep-th" not in message.html  # never broken at its hyphen
+    for chat in (slack.newsletter_blocks(given), discord.newsletter_embeds(given)):
+        assert "You follow Particle Physics" in str(chat)
+    payload = json.loads(webhook.newsletter_payload(given, delivery_id="d", source_id="s", timestamp=PUBLISHED))
+    first = payload["data"]["items"][0]
+    assert (first["topics"], first["reason"]) == (["hep-ph", "hep-th"], "topic:hep-ph")
+    assert first["reason_text"] == "You follow Particle Physics"
+
+
+def test_a_reason_that_is_given_again_says_so() -> None:
+    """Not the same sentence item for item; names may make two topics one."""
+    told_twice = told(["read:A paper", "topic:a", "read:A paper", "topic:b", "new:a", "new:a", "popular", "popular"], {"b": "a"})
+    assert [reason_text(reason, "en") for reason in told_twice] == [
+        "Because you read “A paper”", "You follow a", "Also because you read “A paper”", "More in a", "New in a", "Also new in a",
+        "Much read right now", "Also much read",
+    ]  # fmt: skip
+    assert (
+        reason_text("again:read:" + "word " * 60, "de") == "Auch weil du „word word word word word word word word…“ gelesen hast"
+    )
+
+
+def test_a_subject_names_the_newsletter_and_the_first_title() -> None:
+    """Each where it is asked for, and neither looked into for the other."""
+    items = (IssueItem(content(title="On {newsletter}"), ""),)
+    given = issue(items=items, newsletter_name="The {title} Brief", subject="{newsletter}: {title}")
+    assert newsletter_email(given).subject == "The {title} Brief: On {newsletter}"
+
+
 def test_a_long_title_is_shortened_inside_its_sentence() -> None:
     """So that the end of the sentence, and the closing quotation mark, stay."""
     assert re.fullmatch(r"Weil du „word( word)+…“ gelesen hast", reason_text("read:" + "word " * 60, "de"))
@@ -84,5 +124,5 @@ def test_a_publication_in_a_language_nobody_reads_is_shown_as_it_is() -> None:
     message = newsletter_email(issue(items=(item,), language="xx-YY"))
     assert '<html lang="en" dir="ltr"' in message.html
     assert 'dir="auto" lang="tlh"' in message.html
-    assert "You follow hep-ph" in message.html
+    assert "You follow hep\u2011ph" in message.html
     assert phrases_for("xx-YY") is ENGLISH

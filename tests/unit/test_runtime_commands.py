@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import click
 import pytest
@@ -37,6 +38,17 @@ def test_an_error_is_one_sentence_and_an_exit_code(error: NewswireError, code: i
         assert json.loads(result.stdout)["error"] == text.removeprefix("error: ")
     finally:
         del commands.main.commands["fail"]
+
+
+def test_instants_end_with_a_z(capsys: pytest.CaptureFixture[str]) -> None:
+    """For people and programs alike, alone, in lists and in tables."""
+    at = datetime(2026, 11, 22, 9, tzinfo=UTC)
+    Output().item({"at": at})
+    Output(json_mode=True).item({"at": at, "all": [at], "keys": {at}})
+    people, programs = capsys.readouterr().out.splitlines()
+    assert people == "at  2026-11-22 09:00:00Z"
+    text = "2026-11-22T09:00:00Z"
+    assert json.loads(programs) == {"at": text, "all": [text], "keys": [text]}
 
 
 def test_tables_are_for_people_or_for_programs(capsys: pytest.CaptureFixture[str]) -> None:

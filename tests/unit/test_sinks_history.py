@@ -24,16 +24,16 @@ def row(state: str, reason: str | None = None, **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (row("sent"), "it was sent at 2026-11-22 09:00:01.000, and is not sent again"),
+        (row("sent"), "it was sent at 2026-11-22 09:00:01.000Z, and is not sent again"),
         (row("confirmed"), "it was confirmed at"),
         (row("failed", "bounced"), "it was sent, and failed afterwards (bounced)"),
         (row("failed", "complained"), "it was sent, and failed afterwards (complained)"),
         (row("failed", "rejected", receipt_hash="ab"), "it was sent, and failed afterwards"),
         (row("suppressed", "unsubscribed"), "it was left unsent on purpose (unsubscribed)"),
         (row("claimed"), "a sink has it in hand right now"),
-        (row("retry"), "it waits for its next attempt at 2026-11-22 09:00:00.000"),
+        (row("retry"), "it waits for its next attempt at 2026-11-22 09:00:00.000Z"),
         (row("unknown", "answer_lost"), "it may have arrived (answer_lost); with --unknown"),
-        (row("failed", "rejected", not_after=AT), "it stopped being worth sending at 2026-11-22 09:00:00.000"),
+        (row("failed", "rejected", not_after=AT), "it stopped being worth sending at 2026-11-22 09:00:00.000Z"),
     ],
 )
 def test_does_not_give_back_what_was_sent_or_is_under_way(given: dict[str, Any], says: str) -> None:
@@ -48,6 +48,24 @@ def test_gives_back_what_no_provider_has_accepted(reason: str) -> None:
     """Also what is unknown, when that is asked for."""
     assert refusal(row("failed", reason), AT, unknown_too=False) is None
     assert refusal(row("unknown", "lease_expired"), AT, unknown_too=True) is None
+
+
+def test_gives_back_what_no_message_could_be_made_of() -> None:
+    """Also when its provider took it first and said so later: nothing was sent."""
+    assert refusal(row("failed", "rendering"), AT, unknown_too=False) is None
+    assert refusal(row("failed", "rendering", receipt_hash="ab"), AT, unknown_too=False) is None
+
+
+def test_a_step_says_template_and_error() -> None:
+    """Of the present attempt from the row, of the earlier ones from the history."""
+    earlier = {
+        "state": "retry", "reason": "account", "attempt": 1, "at": AT.isoformat(), "template": "digest@1",
+        "error": "is not verified",
+    }  # fmt: skip
+    now = {"attempt": 2, "outcome_at": AT + timedelta(seconds=5), "template": "digest@2", "error": "too long"}
+    first, last = (step for step in timeline(row("failed", "rejected", history=[earlier], **now)) if step.error)
+    assert first.detail == 'account, "is not verified", template digest@1'
+    assert last.detail == 'rejected, "too long", template digest@2, answered in 12 ms'
 
 
 def test_a_timeline_is_in_order_and_names_a_claim_once() -> None:
@@ -72,7 +90,7 @@ def test_a_parked_delivery_ends_with_its_last_refusal() -> None:
                "call_ms": 3, "due_at": (AT + timedelta(minutes=1)).isoformat()}  # fmt: skip
     steps = timeline(row("retry", "throttled", outcome_at=None, reported_at=None, history=[refused]))
     assert [step.what for step in steps] == ["claimed", "retry"]
-    assert steps[1].detail == "throttled, answered in 3 ms, next attempt 2026-11-22 09:01:00.000"
+    assert steps[1].detail == "throttled, answered in 3 ms, next attempt 2026-11-22 09:01:00.000Z"
 
 
 def test_a_delivery_suppressed_before_any_attempt_has_no_claim() -> None:

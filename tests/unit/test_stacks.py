@@ -17,7 +17,7 @@ async def outer():
 
 async def main():
     loop = asyncio.get_running_loop()
-    stacks.on_signal(lambda: [loop])
+    stacks.on_signal(loop)
     await outer()
     print("went on")
 

@@ -1,6 +1,7 @@
 """Mail templates by name and version, one's own from a folder, and what is wrong with one before it is used."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from core.rendering.email import newsletter_email, newsletter_layout
 from core.rendering.fragments import FragmentCache
 from core.rendering.links import item_link
 from core.rendering.templating import MailTemplate
+from deploy.stack.environment import ARXIV_TOPICS
 from runtime.settings import Settings
-from runtime.templates import load_templates, templates_for
+from runtime.templates import Templates, load_templates
+from runtime.topic_names import load_topic_names, topic_names_for
 from tests.rendering_samples import PUBLISHED, issue, real_issue
 
 MJML = """<mjml lang="[[ locale ]]">
@@ -97,7 +100,7 @@ def test_one_of_ones_own_is_used_under_its_name(tmp_path: Path) -> None:
     message = newsletter_email(issue(2, template=templates["ours"]))
     assert message.html.count('<a href="https://example.org/p/') == 2
     assert "Paper 1 on things: https://example.org/p/1" in message.text
-    assert "You follow hep-ph" in message.html
+    assert "You follow hep\u2011ph" in message.html
     assert load_templates(settings("")) == SHIPPED
 
 
@@ -170,12 +173,73 @@ def test_a_process_does_not_start_with_a_broken_template(tmp_path: Path) -> None
         load_templates(settings(folder_of(tmp_path, name="alert")))
 
 
+def test_names_of_topics_come_from_a_file_by_language(tmp_path: Path) -> None:
+    """One name for every language, or one for each with English for the rest; the error says which topic has none."""
+
+    def of(text: str) -> Settings:
+        (tmp_path / "topics.json").write_text(text, encoding="utf-8")
+        return Settings.load({"NEWSWIRE_TOPIC_NAMES": str(tmp_path / "topics.json"), "NEWSWIRE_HOME": "none"})
+
+    names = load_topic_names(of('{"a": "Name", "b": {"de": "Optik", "en": "Optics"}, "c": {"en": "Sets"}, "d": {"fr": "Son"}}'))
+    assert names["en"] == {"a": "Name", "b": "Optics", "c": "Sets", "d": "Son"}
+    assert names["de"] == {"a": "Name", "b": "Optik", "c": "Sets", "d": "Son"}
+    assert load_topic_names(settings("")) == {"en": {}, "de": {}}
+    for broken, said in (("{", "cannot be read as JSON"), ('["a"]', "the file"), ('{"a": ""}', "a has no usable name"),
+                         ('{"a": {}}', "a has no"), (f'{{"a": "{"x" * 101}"}}', "at most 100")):  # fmt: skip
+        with pytest.raises(SetupError, match=said):
+            load_topic_names(of(broken))
+        assert topic_names_for(of(broken), "urgent") == {"en": {}, "de": {}}
+    assert load_topic_names(Settings.load({"NEWSWIRE_TOPIC_NAMES": str(ARXIV_TOPICS), "NEWSWIRE_HOME": "none"}))["en"]["hep-lat"]
+
+
+async def test_a_running_process_takes_a_changed_folder_when_it_is_whole_and_sound(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only what two looks have seen, told once; what is broken, or gone, leaves the templates as they were."""
+    templates = Templates(settings(folder_of(tmp_path)), "bulk")
+    used, first = templates.by_name, templates.by_name["ours"].id
+    caplog.set_level("INFO", logger="runtime.templates")
+
+    folder_of(tmp_path, mjml=MJML.replace("<h1>", "<h2>").replace("</h1>", "</h2>"))
+    await templates.look()
+    assert used["ours"].id == first, "it may be being written"
+    await templates.look()
+    second = used["ours"].id
+    assert second != first
+    assert second in caplog.text
+    assert used.keys() == {*SHIPPED, "ours"}
+
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for _ in range(3):
+        await templates.look()
+    assert used["ours"].id == second, "a folder that was emptied takes nothing away"
+
+    for change in (
+        lambda: folder_of(tmp_path, mjml=MJML.replace("[[ reason ]]", "[[ reason ")),
+        lambda: (tmp_path / "ours.txt").unlink(),
+        lambda: shutil.rmtree(tmp_path),
+    ):
+        caplog.clear()
+        change()
+        for _ in range(4):
+            await templates.look()
+        assert used["ours"].id == second
+        assert caplog.text.count("the templates stay as they were") == 1
+
+    tmp_path.mkdir()
+    folder_of(tmp_path)
+    for _ in range(2):
+        await templates.look()
+    assert used["ours"].id == first
+
+
 def test_a_broken_template_of_a_newsletter_does_not_stop_alerts(tmp_path: Path) -> None:
     """Alerts have a template of their own; the sinks of newsletters refuse to start."""
     broken = settings(folder_of(tmp_path, mjml=MJML.replace("[[ reason ]]", "[[ reason ")))
-    assert templates_for(broken, "urgent") == SHIPPED
+    assert Templates(broken, "urgent").by_name == SHIPPED
     with pytest.raises(SetupError, match=r"ours\.mjml, line 8"):
-        templates_for(broken, "bulk")
+        Templates(broken, "bulk")
 
 
 def test_a_template_reaches_nothing_outside_of_itself(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""What somebody should hear about preferences and audiences that were just written: what of them will come to nothing.
+
+Reads the log, and changes nothing. Nothing here is an error: a newsletter may be defined tomorrow, and a topic be published.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from runtime.output import Output
+
+if TYPE_CHECKING:
+    from core.newsletters import Definitions
+    from edge.writing import Log
+
+READ_PUBLICATIONS: Final = 5_000
+"""Newest records of publications whose topics count as known, with those that have a name; they are read in half a second."""
+
+Advice = dict[str, list[str]]
+"""By kind, what it is about; the kinds are fields of a command's answer."""
+
+_SAYS: Final = {
+    "unknown_newsletters": "There is no newsletter {!r} (see `newswire newsletter list`): nothing comes until it is defined.",
+    "unknown_topics": "No publication in the log has the topic {!r}: is it written so?",
+    "never_due": "The newsletter {!r} comes on no day that they take newsletters on: it will never come.",
+}
+
+
+def of_profiles(log: "Log", preferences: Sequence[Mapping[str, Any]]) -> Advice:
+    """Return what is to be said of the preferences of new subscribers."""
+    wanted = {newsletter for one in preferences for newsletter in one.get("newsletters") or ()}
+    topics = {topic for one in preferences for topic in _topics(one)}
+    if not wanted and not topics:
+        return {}
+    known = _defined(log) if wanted else None
+    never = {
+        newsletter
+        for one in preferences
+        if known is not None and one.get("days")
+        for newsletter in one.get("newsletters") or ()
+        if _never(known, newsletter, one["days"])
+    }
+    return _some(unknown_newsletters=_undefined(known, wanted), unknown_topics=unknown_topics(log, topics), never_due=never)
+
+
+def of_changes(log: "Log", subscriber_id: str, changes: Mapping[str, Any]) -> Advice:
+    """Return what is to be said of a subscriber's preferences of which these were just written."""
+    from core.subscribers import SubscriberTable
+    from core.verdicts import registered_row
+
+    wanted, topics = set(changes.get("newsletters") or ()), _topics(changes)
+    known = _defined(log) if wanted or changes.get("days") else None
+    never = set[str]()
+    if known is not None:
+        table = SubscriberTable()
+        for event in log.events_of(log.topics.subscribers, [subscriber_id]):
+            table.apply(event)
+        rows = registered_row(table, subscriber_id)
+        days = [day for day in range(1, 8) for row in rows.tolist() if int(table.column("days")[row]) >> (day - 1) & 1]
+        takes = [one["newsletter_id"] for one in known.all() if len(rows) and table.takes(rows, one["newsletter_id"])[0]]
+        never = {newsletter for newsletter in takes if _never(known, newsletter, days)}
+    return _some(unknown_newsletters=_undefined(known, wanted), unknown_topics=unknown_topics(log, topics), never_due=never)
+
+
+def unknown_newsletters(log: "Log", wanted: Collection[str]) -> Advice:
+    """Return which of these newsletters are not defined."""
+    return _some(unknown_newsletters=_undefined(_defined(log), wanted)) if wanted else {}
+
+
+def unknown_topics(log: "Log", topics: Collection[str]) -> set[str]:
+    """Return which of these topics have neither a name nor a publication in the log; none while there is no publication."""
+    from runtime.topic_names import load_topic_names
+
+    unnamed = set(topics) - load_topic_names(log.settings)["en"].keys()
+    if not unnamed:
+        return set()
+    known = set[str]()
+    for event in log.read_newest(log.partitions(log.topics.publications), READ_PUBLICATIONS):
+        known |= {topic["topic"] for topic in event.value.get("topics") or ()}
+    return unnamed - known if known else set()
+
+
+def usual_hours(log: "Log", subscriber_id: str) -> list[str]:
+    """Return, for each newsletter of a subscriber who takes them when they usually read, the hour that was found."""
+    from core.explain_due import about_the_hour
+    from core.ids import newsletter_source_id
+    from core.verdicts import registered_row
+    from edge.campaigns import shard_of
+
+    state, now = shard_of(log, subscriber_id), log.clock.now()
+    rows, found = registered_row(state.table, subscriber_id), []
+    for rules in _defined(log).all():
+        newsletter_id = rules["newsletter_id"]
+        if len(rows) and state.table.takes(rows, newsletter_id)[0]:
+            slot = {"newsletter_id": newsletter_id, "slot_at": now, "forced": False, "rules": rules}
+            slot["source_id"] = newsletter_source_id(newsletter_id, now)
+            found += [f"{newsletter_id}: {sentence}" for sentence in about_the_hour(state, rows, slot)]
+    return found
+
+
+def say(output: Output, advice: Advice) -> None:
+    """Print advice as sentences."""
+    for kind, names in advice.items():
+        for name in names:
+            output.say(_SAYS[kind].format(name))
+
+
+def _topics(preferences: Mapping[str, Any]) -> set[str]:
+    """Return the topics of preferences as commands and files give them: weights by topic, or objects with both."""
+    return {one if isinstance(one, str) else one["topic"] for one in preferences.get("topics") or ()}
+
+
+def _defined(log: "Log") -> "Definitions":
+    from edge.newsletters import defined_newsletters
+
+    return defined_newsletters(log)
+
+
+def _undefined(known: "Definitions | None", wanted: Iterable[str]) -> set[str]:
+    return set() if known is None else {one for one in wanted if known.newest(one) is None}
+
+
+def _never(known: "Definitions", newsletter: str, days: Sequence[int]) -> bool:
+    """Return whether a newsletter that comes on weekdays comes on none of these."""
+    rules = known.newest(newsletter)
+    return rules is not None and rules["cadence"] == "weekdays" and not set(rules["days"]) & set(days)
+
+
+def _some(**found: Iterable[str]) -> Advice:
+    return {kind: sorted(names) for kind, names in found.items() if names}
