@@ -1,7 +1,8 @@
 """Why an item was chosen for a reader, item by item, as a code that core/rendering/phrases.py puts into words.
 
-`read:<title>` because of something they read, `topic:<topic>` because they declared it; `popular`, `new:<topic>` and `recent`
-when nothing of theirs speaks for it; `explore` when it was drawn; `history` is `read` of something without a title.
+`read:<title>` because of something they read, `topic:<topic>` because they declared it, `often:<topic>` because they read such;
+`popular`, `new:<topic>` and `recent` when nothing of theirs speaks for it; `explore` when it was drawn; `history` is `read` of
+something without a title.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,14 +51,14 @@ class Texts:
     @staticmethod
     def of(topic_names: Sequence[str], titles: Sequence[str]) -> "Texts":
         """Return the reasons for candidates of these topics and readers of these titles."""
-        names = [*(f"topic:{name}" for name in topic_names), *(f"new:{name}" for name in topic_names)]
+        names = [f"{kind}:{name}" for kind in ("topic", "new", "often") for name in topic_names]
         names += [HISTORY, RECENT, POPULAR, EXPLORE]
         read = [f"read:{_short(title)}" if title else HISTORY for title in titles]
         return Texts([*names, *read], len(topic_names), len(names))
 
     def fixed(self, name: str) -> int:
         """Return the place of a reason that names nothing."""
-        return 2 * self.topics + (HISTORY, RECENT, POPULAR, EXPLORE).index(name)
+        return 3 * self.topics + (HISTORY, RECENT, POPULAR, EXPLORE).index(name)
 
 
 def _short(title: str) -> str:
@@ -107,6 +108,7 @@ def reasons(batch: Batch, chosen: Ints, drawn: Bools, popular: Bools, texts: Tex
     own = batch.candidates.strongest[chosen]
     code = np.where(own >= 0, texts.topics + own, texts.fixed(RECENT))
     code = np.where(popular[chosen], texts.fixed(POPULAR), code)
+    code = np.where(strongest >= 0, 2 * texts.topics + strongest, code)
     code = np.where(declared, strongest, code)
     code = np.where(named & (~declared | (by_reading > by_topics)), texts.titles + read, code)
     return np.where(drawn, texts.fixed(EXPLORE), code)

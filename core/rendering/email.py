@@ -47,7 +47,7 @@ _DOT = "\u00a0· "
 """Between the parts of a line, and never at the beginning of one."""
 _UNBROKEN, _HYPHEN = "\u2011", re.compile(r"(?<=\w)-(?=\w)")
 """A hyphen where no line ends: of a topic such as cond-mat.mtrl-sci, in HTML."""
-_TOPICAL = ("topic:", "new:", "again:topic:", "again:new:")
+_TOPICAL = ("topic:", "new:", "often:", "again:topic:", "again:new:", "again:often:")
 _PADDING = Markup("&#847;&zwnj;&nbsp;" * 40)  # noqa: S704 - a constant
 """Keeps an inbox from filling the preview line with the first words of the body."""
 

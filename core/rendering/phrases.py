@@ -43,11 +43,17 @@ ENGLISH = Phrases(
     locale="en",
     reads_on="Read it",
     also="Also: {titles}",
-    because={"topic": "You follow {what}", "read": "Because you read “{what}”", "new": "New in {what}"},
+    because={
+        "topic": "You follow {what}",
+        "read": "Because you read “{what}”",
+        "new": "New in {what}",
+        "often": "You often read {what}",
+    },
     again={
         "topic": "More in {what}",
         "read": "Also because you read “{what}”",
         "new": "Also new in {what}",
+        "often": "More in {what}",
         "popular": "Also much read",
     },
     reasons={
@@ -85,11 +91,17 @@ GERMAN = Phrases(
     locale="de",
     reads_on="Lesen",
     also="Außerdem: {titles}",
-    because={"topic": "Du folgst {what}", "read": "Weil du „{what}“ gelesen hast", "new": "Neu in {what}"},
+    because={
+        "topic": "Du folgst {what}",
+        "read": "Weil du „{what}“ gelesen hast",
+        "new": "Neu in {what}",
+        "often": "Du liest oft {what}",
+    },
     again={
         "topic": "Mehr aus {what}",
         "read": "Auch weil du „{what}“ gelesen hast",
         "new": "Auch neu in {what}",
+        "often": "Mehr aus {what}",
         "popular": "Wird auch viel gelesen",
     },
     reasons={
@@ -174,7 +186,7 @@ the same issue has named before.
 """
 _AGAIN = "again:"
 """Before a reason that was given before in the same issue."""
-_TOPICAL = ("topic", "new")
+_TOPICAL = ("topic", "new", "often")
 
 
 def named(reason: str, topic_names: Mapping[str, str]) -> str:
@@ -196,7 +208,8 @@ def told(reasons: Iterable[str], topic_names: Mapping[str, str]) -> list[str]:
 @lru_cache(maxsize=8192)
 def reason_text(reason: str, phrases_locale: str) -> str:
     """Return why an item was chosen, in words: a code of `phrases.reasons`, one of `phrases.because` with what follows its
-    colon (topic:<topic>, read:<title>, new:<topic>), or a text of one's own. What `told` marked as repeated is said in fewer.
+    colon (topic:<topic>, often:<topic>, new:<topic>, read:<title>), or a text of one's own. What `told` marked as repeated is
+    said in fewer.
     """
     phrases = _BY_LANGUAGE[phrases_locale]
     repeated = reason.startswith(_AGAIN)

@@ -108,6 +108,15 @@ def test_a_vector_of_another_length_is_none():
     assert 7 in issue(decide(state))
 
 
+def test_a_topic_that_one_reads_is_named_when_no_single_title_explains_an_item():
+    """Not declared, but read: of the same topic, and about something else."""
+    content = [available(1, "art", **vector(0, 1)), available(2, "maths", **vector(0, 0, 1))]
+    state = fold(NewsletterState(), reader(ANNA, topics=[]), content, available(11, "art", title="A painter", **vector(1), **OLD))
+    fold(state, clicked(ANNA, 11))
+    value = decide(state)
+    assert dict(zip(issue(value), reasons(value), strict=True)) == {1: "often:art", 2: "new:maths"}
+
+
 def test_much_read_says_so():
     """What others engaged with, and nothing of this reader's own speaks for."""
     others = [reader(person(n), newsletters=[]) for n in range(10, 20)]

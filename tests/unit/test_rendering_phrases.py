@@ -54,6 +54,7 @@ def test_language_falls_back_step_by_step(wanted: list[str], language: str) -> N
         ("read:A paper: part 2", "Because you read “A paper: part 2”", "Weil du „A paper: part 2“ gelesen hast"),
         ('read:Gr\\"obner bases', "Because you read “Gröbner bases”", "Weil du „Gröbner bases“ gelesen hast"),
         ("new:cs.CL", "New in cs.CL", "Neu in cs.CL"),
+        ("often:cs.CL", "You often read cs.CL", "Du liest oft cs.CL"),
         ("popular", "Much read right now", "Wird gerade viel gelesen"),
         ("explore", "Something different", "Zur Abwechslung"),
         ("read:", "read:", "read:"),
