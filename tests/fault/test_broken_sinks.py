@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runtime.kafka import admin_client, end_offsets, partitions_of, read_range
+from runtime.kafka import admin_client, committed_offsets, end_offsets, partitions_of, read_range
 from sinks.loop import EXIT_CODE
 from tests import fix_sandbox
 from tests.fault.checker import Report, check
@@ -50,6 +50,7 @@ class Trial:
         self.sinks, self.sandbox = sinks, sandbox
         topic = sinks.topics.deliveries("email", "bulk")
         self.groups = {topic: f"{sinks.topics.prefix}.sink.email.bulk"}
+        committed_offsets(admin_client(sinks.settings), self.groups[topic])  # a new broker has no OFFSETS before it is asked
         self.commits_before = self.ends(OFFSETS)
         self.watch = Watch(sinks.settings, self.groups, self.ends(topic), sinks.codec, every_s=0.1)
         self.requests = sinks.requests(6, items=[sinks.publish()])

@@ -31,7 +31,7 @@ def test_what_is_stopped_names_every_stop_and_the_commands_that_end_them() -> No
     """All of them must be resumed; the time is when it is given up, not a next attempt."""
     (said,) = waits_for(row("retry", "stopped"), Around(AT, ["stop:ch:slack", "stop:src:daily"]))
     assert said.startswith("It is held by the stop of channel slack and the stop of source daily (`newswire stops` says why)")
-    assert "until 2026-11-22 10:00:00.000 at most; then it is not sent (stopped)" in said
+    assert "until 2026-11-22 10:00:00.000Z at most; then it is not sent (stopped)" in said
     assert '`newswire resume channel slack --reason "..."` and `newswire resume source daily --reason "..."`' in said
     assert "next attempt" not in said
     (said,) = waits_for(row("retry", "stopped"), Around(AT, ["stop:all"]))
@@ -54,7 +54,7 @@ def test_what_a_canary_holds_says_so() -> None:
 @pytest.mark.parametrize(
     ("reason", "says"),
     [
-        ("throttled", "at 2026-11-22 10:00:00.000 (its provider did not take it: throttled)"),
+        ("throttled", "at 2026-11-22 10:00:00.000Z (its provider did not take it: throttled)"),
         ("destination_open", "(its destination answered hardly any call of late and is left alone)"),
         ("destination_failing", "(its destination failed of late, and enough calls to such ones are under way)"),
         ("rate", "(its destination takes no more for the moment)"),
@@ -73,13 +73,13 @@ def test_what_is_due_waits_for_its_sink() -> None:
     """Its time is over; also for what was held until now."""
     for reason in ("released", "stopped"):
         (said,) = waits_for(row("retry", reason, next_attempt_at=BEFORE), Around(AT))
-        assert "since 2026-11-22 08:59:55.000, as soon as its sink takes it up" in said
+        assert "since 2026-11-22 08:59:55.000Z, as soon as its sink takes it up" in said
 
 
 def test_what_is_unknown_is_looked_into_or_held() -> None:
     """By its sink, or until a person decides."""
     assert waits_for(row("unknown"), Around(AT))[0].endswith("its sink looks into it now.")
-    assert waits_for(row("unknown", check_at=LATER), Around(AT))[0].endswith("at 2026-11-22 10:00:00.000.")
+    assert waits_for(row("unknown", check_at=LATER), Around(AT))[0].endswith("at 2026-11-22 10:00:00.000Z.")
     assert "`newswire delivery retry --unknown --reason" in waits_for(row("unknown", held=True), Around(AT))[0]
 
 
@@ -95,5 +95,5 @@ def test_says_that_an_earlier_attempt_may_have_arrived() -> None:
 
 def test_a_held_step_of_the_timeline_is_no_next_attempt() -> None:
     """Its time is the last moment."""
-    assert Step(AT, "retry", 1, "stopped", due_at=LATER).detail == "stopped, held until at most 2026-11-22 10:00:00.000"
-    assert Step(AT, "retry", 1, "rate", due_at=LATER).detail == "rate, next attempt 2026-11-22 10:00:00.000"
+    assert Step(AT, "retry", 1, "stopped", due_at=LATER).detail == "stopped, held until at most 2026-11-22 10:00:00.000Z"
+    assert Step(AT, "retry", 1, "rate", due_at=LATER).detail == "rate, next attempt 2026-11-22 10:00:00.000Z"
