@@ -11,7 +11,7 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from core.errors import NewswireError, Unavailable
+from core.errors import NewswireError, SetupError, Unavailable
 from runtime.reading import admin_client, end_offsets, read_range
 from runtime.settings import Settings
 
@@ -48,11 +48,13 @@ class Progress:
 
 
 async def watch(stage: "Stage") -> None:
-    """Look for ever; Stalled ends the process."""
+    """Look until the stop; Stalled ends the process."""
     limit_s, clock = stage.settings.stalled_s, stage.clock
     admin, progress = admin_client(stage.settings), Progress(limit_s)
     while True:
         await asyncio.sleep(limit_s / LOOKS)
+        if stage.app.should_stop:
+            return
         committed = stage.committed()
         try:
             ends = await asyncio.to_thread(end_offsets, admin, list(committed))
@@ -64,7 +66,7 @@ async def watch(stage: "Stage") -> None:
                         f"{place[0]}/{place[1]} has waited at offset {committed[place]} of {ends[place]} for {limit_s:g} s and "
                         "nothing is being handled: the process starts anew"
                     )
-        except Unavailable:
+        except (SetupError, Unavailable):
             progress = Progress(limit_s)
 
 
