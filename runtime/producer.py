@@ -7,7 +7,6 @@ their order per partition. A record whose `send` raised may be in the log all th
 import asyncio
 import functools
 import logging
-import os
 import threading
 from collections.abc import Sequence
 
@@ -109,13 +108,12 @@ class Producer:
         self._thread.start()
 
     def _poll(self) -> None:
-        try:
-            while not self._stopping.is_set():
+        while not self._stopping.is_set():
+            try:
                 self._client.poll(_POLL_S)
-        except BaseException:
-            log.critical("the producer's thread ended: no report would be seen any more", exc_info=True)
-            logging.shutdown()
-            os._exit(EXIT_CODE)
+            except Exception:  # of a callback; the reports after it are waited for all the same
+                log.exception("a delivery report could not be handed over")
+                self._stopping.wait(_FULL_QUEUE_PAUSE_S)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
