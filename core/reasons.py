@@ -1,8 +1,8 @@
 """Why an item was chosen for a reader, item by item, as a code that core/rendering/phrases.py puts into words.
 
 `read:<title>` because of something they read, `topic:<topic>` because they declared it, `often:<topic>` because they read such;
-`popular`, `new:<topic>` and `recent` when nothing of theirs speaks for it; `explore` when it was drawn; `history` is `read` of
-something without a title.
+`popular`, `new:<topic>` and `recent` when nothing of theirs speaks for it, `explore` when it was drawn besides; `history` is
+`read` of something without a title.
 """
 
 from collections.abc import Callable, Sequence
@@ -111,7 +111,7 @@ def reasons(batch: Batch, chosen: Ints, drawn: Bools, popular: Bools, texts: Tex
     code = np.where(strongest >= 0, 2 * texts.topics + strongest, code)
     code = np.where(declared, strongest, code)
     code = np.where(named & (~declared | (by_reading > by_topics)), texts.titles + read, code)
-    return np.where(drawn, texts.fixed(EXPLORE), code)
+    return np.where(drawn & ~named & (strongest < 0), texts.fixed(EXPLORE), code)
 
 
 def _topics(batch: Batch, chosen: Ints) -> tuple[Ints, Floats]:

@@ -33,7 +33,7 @@ def fit(output: Output) -> None:
         raise InputError(refused)
     item = {"model": fitted.model.version, "ndcg@10": fitted.ndcg, "before": fitted.before, "replaces": fitted.in_use}
     output.item(item | {"items": len(fitted.model.items), "readers judged by": fitted.readers, "dropped": dropped})
-    output.say("It is used for every slot from now on; `newswire model rollback` goes back.")
+    output.say("It is used from the next slot on; `newswire model rollback` goes back.")
 
 
 @model.command("list", epilog="Example: newswire model list")
@@ -77,7 +77,7 @@ def activate(output: Output, version: str) -> None:
     """Use a published model from the next slot on, whatever its figures."""
     trainer = _trainer()
     trainer.activate(version, Settings.load().actor)
-    output.say(f"Model {version} is used for every slot from now on.")
+    output.say(f"From the next slot on, model {version} is used.")
 
 
 @model.command(epilog="Example: newswire model rollback")
@@ -89,7 +89,7 @@ def rollback(output: Output) -> None:
     version = trainer.before(used)
     trainer.activate(version, Settings.load().actor)
     output.item({"model": version, "replaces": used})
-    output.say(f"{f'Model {version}' if version else 'No model'} is used for every slot from now on, instead of {used}.")
+    output.say(f"From the next slot on, {f'model {version}' if version else 'no model'} is used instead of {used}.")
 
 
 def _trainer() -> "Trainer":

@@ -157,7 +157,7 @@ def test_no_issue_is_ten_times_the_same():
 
 def test_the_last_item_explores_with_a_known_probability():
     """Seeded by source and subscriber: the same again, other for others, and its share of chance is recorded."""
-    people = [reader(person(n)) for n in range(200)]
+    people = [reader(person(n), topics=[]) for n in range(200)]
     state = fold(NewsletterState(), people, [available(n) for n in range(60)])
     value = decide(state, exploration=1.0)
     drawn = [entry["items"][-1] for entry in value["chosen"]]
@@ -167,6 +167,13 @@ def test_the_last_item_explores_with_a_known_probability():
     assert all(item["propensity"] == 1 for entry in value["chosen"] for item in entry["items"][:-1])
     assert decide(state, exploration=1.0) == value
     assert all(item["propensity"] == 1 for entry in decide(state)["chosen"] for item in entry["items"])
+
+
+def test_what_was_drawn_and_is_followed_says_so():
+    """It is nothing different."""
+    value = decide(fold(NewsletterState(), reader(ANNA), [available(n) for n in range(60)]), exploration=1.0)
+    assert value["chosen"][0]["items"][-1]["propensity"] < 1
+    assert set(reasons(value)) == {"topic:physics"}
 
 
 def model(sigmas: Sigmas | None = None) -> Model:
