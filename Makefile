@@ -13,10 +13,6 @@ TEST_HOME := .newswire/test
 BENCH_HOME := .newswire/bench
 FAULT_HOME := .newswire/fault
 
-# A test that waited in vain for a server has a second try, and the summary names it: a broker on a busy machine is not the
-# subject of a test. A test that saw something wrong has none.
-PATIENT := --reruns 1 --only-rerun "in vain" --only-rerun Unavailable --only-rerun KafkaException --only-rerun Timeout -rR
-
 # Measures coverage in every Python process that is started below it, those of the stack included.
 MEASURED := COVERAGE_PROCESS_START="$(CURDIR)/pyproject.toml" COVERAGE_FILE="$(CURDIR)/.coverage"
 
@@ -92,9 +88,9 @@ demo: install ## Start everything, publish, deliver, and check every message
 test: install ## Run all tests on a stack of their own, with coverage (ARGS= for pytest)
 	@$(BIN)/python -m coverage erase
 	@$(MEASURED) $(STACK) run --home $(TEST_HOME) --profile test --only infra -- \
-	    $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder --durations 20 $(PATIENT) --ignore tests/system $(ARGS)
+	    $(BIN)/python -m tests.unsteady -q -n 4 --dist loadfile --no-loadscope-reorder --durations 20 --ignore tests/system $(ARGS)
 	@$(MEASURED) NEWSWIRE_TEST_HOME=$(TEST_HOME) $(STACK) run --home $(TEST_HOME) --profile test --only all -- \
-	    $(BIN)/python -m pytest tests/system $(PATIENT) $(ARGS)
+	    $(BIN)/python -m tests.unsteady tests/system $(ARGS)
 	@$(MEASURED) $(MAKE) fault SEEDS=10 FIRST=1 ARGS=--again
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report --skip-covered --fail-under=85

@@ -23,6 +23,9 @@ _QUIET = {
     "runtime.faust_transport": logging.WARNING,  # Faust logs under the name of the subclass
 }
 
+_REPEATING = ("aiokafka", "runtime.librdkafka", "runtime.producer", "faust", "mode")
+"""Loggers that say the same several times a second while a broker is away."""
+
 
 class _Json(logging.Formatter):
     def __init__(self, process: str) -> None:
@@ -71,9 +74,7 @@ def configure(settings: Settings, process: str, *, human: bool | None = None) ->
     for name, level in _QUIET.items():
         logger = logging.getLogger(name)
         logger.setLevel(level)
-    handler.addFilter(
-        lambda record: not record.name.startswith(("aiokafka", "runtime.librdkafka", "faust", "mode")) or limit.filter(record)
-    )
+    handler.addFilter(lambda record: not record.name.startswith(_REPEATING) or limit.filter(record))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())

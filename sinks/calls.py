@@ -98,9 +98,12 @@ class Calls:
         """Wait for it, and return those that may still start."""
         while not self.informed() and any(map(self._flight.may_start, deliveries)):  # noqa: ASYNC110 - as in _wait
             await asyncio.sleep(_WAIT_S)
-        going = [d for d in deliveries if self._flight.may_start(d)]
-        for delivery in (d for d in deliveries if not self._flight.may_start(d)):
-            self._settlement.outcome(delivery, Retry(0.0, RELEASED))
+        going = []
+        for delivery in deliveries:
+            if self._flight.may_start(delivery):
+                going.append(delivery)
+            else:
+                self._settlement.outcome(delivery, Retry(0.0, RELEASED))
         return going
 
     def _not_held(self, deliveries: Sequence[Delivery]) -> list[Delivery]:

@@ -120,8 +120,10 @@ class Sink:
             )  # fmt: skip
             suppressed = Suppressed(settings, ledger)
             templates = Templates(settings, self._lane)
-            names = topic_names_for(settings, self._lane)
-            composer = Composer(settings, self._topics, keys, reader, knowledge, suppressed, templates.by_name, names)
+            composer = Composer(
+                settings, self._topics, keys, reader, knowledge, suppressed, templates.by_name,
+                topic_names_for(settings, self._lane),
+            )  # fmt: skip
             flow = Flow(
                 settings, FlowStore(pool, self._channel), self._provider, flight, clock, channel=self._channel, lane=self._lane
             )

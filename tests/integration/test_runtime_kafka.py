@@ -59,6 +59,25 @@ async def test_an_oversized_record_is_refused_and_the_producer_lives(world: Worl
     assert await world.producer.send([good]) == [0]
 
 
+def test_a_callback_that_raises_does_not_end_the_producers_thread(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waited for that report waits in vain; every later one is handed over."""
+    raised = threading.Event()
+
+    def fails(*_: Any) -> None:
+        raised.set()
+        raise RuntimeError("the event loop is closed")
+
+    async def send_and_go() -> None:
+        waiting = asyncio.ensure_future(world.producer.send([world.opened(1)]))
+        assert await asyncio.to_thread(raised.wait, 60)
+        waiting.cancel()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("runtime.producer._resolve", fails)
+        asyncio.run(send_and_go())
+    assert world.producer.send_sync([world.opened(1)], timeout_s=60) == [1]
+
+
 def test_an_absent_broker_fails_within_the_timeout() -> None:
     """Nothing listens there: ProduceFailed, which is Unavailable, and Unavailable for a request."""
     nowhere = Settings(kafka_bootstrap_servers="127.0.0.1:9")
