@@ -124,7 +124,9 @@ class Settings:
         "NEWSWIRE_ALERT_POSTAL_ADDRESS", "", "Postal address under alerts, required by law in many places."
     )
     templates: str = _setting(
-        "NEWSWIRE_TEMPLATES", "", "Folder (absolute) with mail templates of one's own, name.mjml and name.txt; checked at start."
+        "NEWSWIRE_TEMPLATES",
+        "",
+        "Folder (absolute) with mail templates of one's own, name.mjml and name.txt; followed while running.",
     )
     topic_names: str = _setting(
         "NEWSWIRE_TOPIC_NAMES", "", "JSON file (absolute) with the names of topics that readers see, see runtime/topic_names.py."
