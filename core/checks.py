@@ -23,6 +23,8 @@ MAX_URL: Final = 2_048
 """What mail programs and browsers are known to follow."""
 MAX_MAIL_ADDRESS: Final = 254
 """RFC 5321, section 4.5.3.1.3, less the angle brackets."""
+MAX_LANGUAGE: Final = 35
+"""RFC 5646, section 4.4.1: so many are enough for every tag that is in use. It stands in messages whose size is bounded."""
 MINUTES_A_DAY: Final = 1_440
 _SECRET_BYTES: Final = range(24, 65)
 """Standard Webhooks 1.0.0."""
@@ -85,7 +87,8 @@ def slug(value: str) -> str | None:
 
 def language(value: str) -> str | None:
     """Check a BCP 47 tag in its usual form."""
-    return None if _LANGUAGE.fullmatch(value) else "is no BCP 47 language tag, such as en or pt-BR"
+    fine = len(value) <= MAX_LANGUAGE and _LANGUAGE.fullmatch(value)
+    return None if fine else "is no BCP 47 language tag, such as en or pt-BR"
 
 
 def time_zone(value: str) -> str | None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from core.ranking import SCORE_SCALE, Ranked
 from core.sparse import Ints
+from core.vectors import Floats
 
 POOL: Final = 200
 """Ranks that an issue is chosen from: what `ranking.best` is asked for."""
@@ -20,8 +21,11 @@ POOL: Final = 200
 TEMPERATURE: Final = 0.5
 """τ of the exploration slot, in units of the score."""
 
+OWN_SHARE: Final = 0.8
+"""Of an issue, at most of one topic because the reader cares for nothing else: never ten times the same."""
+
 PROPENSITY_SCALE: Final = 1_000_000
-"""Propensities are whole multiples of 1e-6."""
+"""Propensities are whole multiples of 1e-6, and never 0: whoever weighs by their inverse divides by them."""
 
 _GAMMA, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 """Of SplitMix64 (Steele, Lea, Flood 2014)."""
@@ -55,14 +59,31 @@ def draws(source_id: str, subscribers: Sequence[bytes]) -> npt.NDArray[np.float6
     return np.asarray((state >> np.uint64(11)) / 2**53, dtype=np.float64)
 
 
+def shares(interests: Floats, topic_share: float) -> Floats:
+    """Return the largest share of an issue that each topic may have: topic_share, or its part of the reader's interests.
+
+    interests is (rows, topics), from 0; the answer has one more column, for none. Who cares for one topic gets at most OWN_SHARE
+    of it (calibration as in Steck, RecSys 2018, as an upper limit only).
+    """
+    total = interests.sum(axis=1, keepdims=True)
+    found = np.full((len(interests), interests.shape[1] + 1), topic_share, dtype=np.float32)
+    own = np.minimum(interests / np.where(total > 0, total, np.float32(1)), np.float32(OWN_SHARE))
+    np.maximum(found[:, :-1], own, out=found[:, :-1])
+    return found
+
+
 def choose(
-    ranked: Ranked, strongest: Ints, k: int, topic_share: float, exploration: float, drawn: npt.NDArray[np.float64]
-) -> Chosen:
+    ranked: Ranked, strongest: Ints, k: int, topic_share: float | Floats, exploration: float, drawn: npt.NDArray[np.float64],
+    twins: Ints | None = None,
+) -> Chosen:  # fmt: skip
     """Return issues of at most k items out of the POOL best candidates of each row.
 
     strongest (candidates) is each candidate's strongest topic as a whole number, -1 for none. At most max(1, ⌊topic_share·k⌋)
-    items have the same one, greedily by score, unless nothing else is left. With exploration ε > 0 the last of k slots is drawn
-    from (1-ε)·softmax(s/τ) + ε/|pool| over what is left of the POOL best; drawn (rows) is a number in [0, 1) a row (`draws`).
+    items have the same one, greedily by score, unless nothing else is left; topic_share is one number, or what `shares`
+    gives. Of candidates with the same number in twins
+    (candidates; -1 for none, None when none has one) an issue has the best one only. With exploration ε > 0 the last of k slots
+    is drawn from (1-ε)·softmax(s/τ) + ε/|pool| over what is left of the POOL best; drawn (rows) is a number in [0, 1) a row
+    (`draws`).
     """
     rows, width = ranked.candidate.shape
     k = min(k, width)
@@ -71,28 +92,42 @@ def choose(
         return Chosen(none, none, np.ones((rows, k)))
     explores, everyone = exploration > 0, np.arange(rows)
     left = ranked.candidate >= 0
-    place = _diverse(left, strongest[ranked.candidate], k - 1 if explores else k, max(1, int(topic_share * k + 1e-9)))
+    if twins is not None:
+        left &= _first_of(left, twins[ranked.candidate])
+    most = np.maximum(1, (np.atleast_2d(topic_share) * k + 1e-5).astype(np.int64))
+    place = _diverse(left, strongest[ranked.candidate], k - 1 if explores else k, most)
     there, propensity = place < width, np.ones((rows, k))
     if explores:
-        probability = _policy(ranked.score / SCORE_SCALE, left, exploration)
-        upto = np.cumsum(probability, axis=1)
+        probability = _policy(ranked.score, left, exploration)
+        upto = np.cumsum(probability, axis=1, dtype=np.float64)
         last = (upto > drawn[:, None] * upto[:, -1:]).argmax(axis=1)
         some = upto[:, -1] > 0
-        own = np.rint(probability[everyone, last] * PROPENSITY_SCALE) / PROPENSITY_SCALE
+        own = np.maximum(np.rint(probability[everyone, last].astype(np.float64) * PROPENSITY_SCALE), 1) / PROPENSITY_SCALE
         propensity[:, -1] = np.where(some, own, 1.0)
         place, there = np.column_stack([place, last]), np.column_stack([there, some])
     cell = everyone[:, None], np.where(there, place, 0)
     return Chosen(np.where(there, ranked.candidate[cell], -1), np.where(there, ranked.score[cell], 0), propensity)
 
 
-def _diverse(left: npt.NDArray[np.bool_], topic: Ints, k: int, most: int) -> Ints:
+def _first_of(left: npt.NDArray[np.bool_], twin: Ints) -> npt.NDArray[np.bool_]:
+    """Return which places of each row (rows, width) are the first that is left of their group in twin, or of none."""
+    row, column = np.nonzero(left & (twin >= 0))
+    _, first = np.unique(row * (int(twin.max()) + 1) + twin[row, column], return_index=True)
+    found = twin < 0
+    found[row[first], column[first]] = True
+    return found
+
+
+def _diverse(left: npt.NDArray[np.bool_], topic: Ints, k: int, most: Ints) -> Ints:
     """Return k places of each row, in their order: the first, but only `most` of a topic while there are others.
 
-    left (rows, width) says what there is; what is taken is taken out of it. A row that has too few gets the place `width`.
+    left (rows, width) says what there is; what is taken is taken out of it. most is (rows, topics), or 1 where all are alike.
+    A row that has too few gets the place `width`.
     """
     rows, width = left.shape
-    place = np.full((rows, k), width)
-    everyone, had = np.arange(rows), np.zeros((rows, int(topic.max()) + 2), dtype=np.int64)
+    place, topics = np.full((rows, k), width), int(topic.max()) + 1
+    everyone, had = np.arange(rows), np.zeros((rows, topics + 1), dtype=np.int64)
+    most = np.broadcast_to(most, (rows, max(topics, most.shape[1])))
     fitting = left.copy()
     for number in range(k):
         first = fitting.argmax(axis=1)
@@ -101,7 +136,7 @@ def _diverse(left: npt.NDArray[np.bool_], topic: Ints, k: int, most: int) -> Int
         left[everyone, first] &= ~some
         fitting[everyone, first] = False
         had[everyone, mine] += some
-        full = np.flatnonzero(some & (mine >= 0) & (had[everyone, mine] == most))
+        full = np.flatnonzero(some & (mine >= 0) & (had[everyone, mine] == most[everyone, mine]))
         fitting[full] &= topic[full] != mine[full, None]
         place[:, number] = np.where(some, first, width)
     has = (place < width).sum(axis=1)
@@ -115,10 +150,13 @@ def _diverse(left: npt.NDArray[np.bool_], topic: Ints, k: int, most: int) -> Int
     return place
 
 
-def _policy(scores: npt.NDArray[Any], pool: npt.NDArray[np.bool_], exploration: float) -> npt.NDArray[np.float64]:
+def _policy(score: npt.NDArray[Any], pool: npt.NDArray[np.bool_], exploration: float) -> Floats:
     """Return the probability of each place of the pool (rows, width); rows without a pool are zeros."""
-    weight = np.exp((scores - scores[:, :1]) / TEMPERATURE) * pool
+    weight: Floats = (score - score[:, :1]).astype(np.float32)
+    weight *= np.float32(1 / (TEMPERATURE * SCORE_SCALE))
+    np.exp(weight, out=weight)
+    weight *= pool
     total, size = weight.sum(axis=1, keepdims=True), np.count_nonzero(pool, axis=1, keepdims=True)
-    weight *= (1 - exploration) / np.where(total > 0, total, 1)
-    weight += pool * (exploration / np.maximum(size, 1))
-    return np.asarray(weight, dtype=np.float64)
+    weight *= np.float32(1 - exploration) / np.where(total > 0, total, np.float32(1))
+    weight += np.where(pool, np.float32(exploration) / np.maximum(size, 1).astype(np.float32), np.float32(0))
+    return weight

@@ -176,21 +176,22 @@ def _chosen(
     ]
     starts = range(0, len(every) + 1, max(picked.candidate.shape[1], 1))
     chosen = []
-    for column, language, position, start, count in zip(
-        column_of.tolist(), language_of, issues.readers.tolist(), starts, items.tolist(), strict=False
+    facts = (rows, issues.group, issues.variant)
+    each = zip(*(fact[issues.readers].tolist() for fact in facts), strict=True)
+    for column, language, (row, group, variant), start, count in zip(
+        column_of.tolist(), language_of, each, starts, items.tolist(), strict=False
     ):
         if column < 0:
             continue
-        row = int(rows[position])
         chosen.append(
             {
                 "subscriber": table.ids[row],
                 "channel": channels.of(CHANNELS[column]),
                 "address": table.addresses[row][column],
                 "language": languages.of(table.languages.names[language]),
-                "issue_group": groups.of(issues.groups[int(issues.group[position])]),
+                "issue_group": groups.of(issues.groups[group]),
                 "items": every[start : start + count],
-                "variant": int(issues.variant[position]),
+                "variant": variant,
             }
         )
     return [_publication(state.content.items[issues.candidates.index[candidate]]) for candidate in used], chosen

@@ -37,6 +37,12 @@ SCAN_LINKS: Final = 4
 SCAN_MS: Final = 10_000
 """Milliseconds within which a scanner follows its links."""
 
+AT_ONCE: Final = 2
+"""So many within AT_ONCE_MS are one's too: nobody follows two links at once, and short issues do not have SCAN_LINKS."""
+
+AT_ONCE_MS: Final = 300
+"""Milliseconds: a person needs longer from one link to the next."""
+
 
 def engagement_weight(name: str, value: Mapping[str, Any]) -> float:
     """Return what an event of the engagements topic weighs; 0 for what a machine did."""
@@ -52,16 +58,17 @@ def engagement_weight(name: str, value: Mapping[str, Any]) -> float:
 def scanned(links: npt.NDArray[np.integer], at_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Return which clicks of one subscriber on one delivery are a scanner's, given the link and the time of each.
 
-    All clicks of any span of SCAN_MS in which SCAN_LINKS different links were followed, so that the first ones of a burst are
-    taken back when it becomes one. The answer does not depend on the order in which the clicks are given.
+    All clicks of any span of SCAN_MS in which SCAN_LINKS different links were followed, or of AT_ONCE_MS with AT_ONCE, so that
+    the first ones of a burst are taken back when it becomes one. The order in which the clicks are given does not matter.
     """
     order = np.lexsort((links, at_ms))
     times, numbers = at_ms[order].tolist(), links[order].tolist()
     found = np.zeros(len(order), dtype=np.bool_)
-    start = 0
-    for end, time_ms in enumerate(times):
-        while times[start] < time_ms - SCAN_MS:
-            start += 1
-        if len(set(numbers[start : end + 1])) >= SCAN_LINKS:
-            found[order[start : end + 1]] = True
+    for most, within_ms in ((SCAN_LINKS, SCAN_MS), (AT_ONCE, AT_ONCE_MS)):
+        start = 0
+        for end, time_ms in enumerate(times):
+            while times[start] < time_ms - within_ms:
+                start += 1
+            if len(set(numbers[start : end + 1])) >= most:
+                found[order[start : end + 1]] = True
     return found

@@ -17,8 +17,8 @@ from core.explain_due import about_the_hour, why_not_due
 from core.names import CHANNELS, GATE_REASONS, NO_CHANNEL
 from core.newsletter_state import NewsletterState
 from core.rendering.latex import readable
-from core.rendering.phrases import reason_text
-from core.space import Space
+from core.rendering.phrases import named, reason_text
+from core.space import Space, alike
 from core.subscribers import SubscriberTable
 from core.verdicts import CHOSEN, GATES, NOT_CONCERNED, Rows, Verdicts, registered_row
 
@@ -54,11 +54,12 @@ def explain_alert(state: AlertState, alert: Mapping[str, Any], subscriber_id: st
 
 
 def explain_newsletter(
-    state: NewsletterState, slot: Mapping[str, Any], subscriber_id: str, now: datetime, space: Space | None = None
-) -> Explanation:
+    state: NewsletterState, slot: Mapping[str, Any], subscriber_id: str, now: datetime, space: Space | None = None,
+    topic_names: Mapping[str, str] | None = None,
+) -> Explanation:  # fmt: skip
     """Return why somebody gets the issue of a slot (a SlotDue), or does not; now is when it was decided.
 
-    space holds the fitted model that the slot names.
+    space holds the fitted model that the slot names, topic_names what readers see for a topic.
     """
     table = state.table
     rows = registered_row(table, subscriber_id)
@@ -73,18 +74,25 @@ def explain_newsletter(
         because.append("A test send to this subscriber." if test else "Subscribed, in the newsletter's audience, and due.")
     because += about_the_hour(state, rows, slot)
     if (issues.verdicts[0] == CHOSEN).any():
-        because += _items(state, issues)
+        because += _items(state, issues, topic_names or {})
     return _explanation(issues.verdicts, because)
 
 
-def _items(state: NewsletterState, issues: Issues) -> list[str]:
+def _items(state: NewsletterState, issues: Issues, topic_names: Mapping[str, str]) -> list[str]:
     """Return a sentence for each item of the only reader: its title, and why it was chosen."""
     picked, found = issues.picked, []
+    twins = alike(state.content, issues.candidates)
+    chosen = set(picked.candidate[0].tolist())
     for number, (candidate, code) in enumerate(zip(picked.candidate[0].tolist(), picked.reason[0].tolist(), strict=True), 1):
         if candidate >= 0:
             item = state.content.items[issues.candidates.index[candidate]]
             title = readable(item.title) or item.publication_id
-            found.append(f"{number}. {title}: {reason_text(picked.texts[code], 'en')}.")
+            found.append(f"{number}. {title}: {reason_text(named(picked.texts[code], topic_names), 'en')}.")
+            if twins is not None and twins[candidate] >= 0:
+                others = set(np.flatnonzero(twins == twins[candidate]).tolist()) - chosen
+                rows = issues.candidates.index[sorted(others)].tolist()
+                ids = ", ".join(state.content.items[row].publication_id for row in rows)
+                found[-1] += f" Left out, because it is nearly the same: {ids}."
     return found
 
 

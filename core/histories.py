@@ -23,6 +23,9 @@ from core.readership import LISTED_MS, SCALE
 MAX_ENTRIES: Final = 400
 """Entries kept a subscriber, the newest: with a half-life of 30 days older ones weigh little, and memory stays bounded."""
 
+SETTLED_MS: Final = 86_400_000
+"""A day later no other click of its burst, or on its publication, comes any more that would make a click count or not."""
+
 SUM_KEYS: Final = 4_096
 """Subscribers whose histories are joined at once to be counted: 13 kB each at most."""
 
@@ -96,6 +99,13 @@ class Histories:
         reads = np.bincount(publication, np.rint(share * SCALE), minlength=rows) / SCALE
         listed = np.flatnonzero(as_of_ms > now_ms - LISTED_MS)
         return listed, as_of_ms[listed], reads[listed]
+
+    def read_since(self, at_ms: int) -> set[int]:
+        """Return the rows of the publications that somebody engaged with since an instant."""
+        found: set[int] = set()
+        for entries in map(self.of, self._of):
+            found.update(entries["publication"][entries["at_ms"] >= at_ms].tolist())
+        return found
 
     def before(self, at_ms: int) -> "Histories":
         """Return what was engaged with before an instant: what a model that is to be judged may know."""
@@ -206,8 +216,17 @@ def _count_clicks(entries: Entries, publications: set[int]) -> None:
 
 
 def _bounded(entries: Entries) -> Entries:
-    """Return at most MAX_ENTRIES of the entries, to which one was added: without the oldest, in their order."""
+    """Return at most MAX_ENTRIES of the entries, to which one was added, in their order.
+
+    Without the oldest click that does not count and will not any more, and those of its delivery, or else without the oldest:
+    what a scanner does with every issue pushes no reading out, and no part of a burst stays behind and looks like a person's.
+    """
     if len(entries) <= MAX_ENTRIES:
         return entries
-    oldest = int(entries["at_ms"].argmin())
+    at_ms = entries["at_ms"]
+    idle = (entries["counts"] == 0) & (entries["kind"] == _CLICK) & (at_ms < at_ms.max() - SETTLED_MS)
+    if idle.any():
+        first = np.where(idle, at_ms, np.iinfo(np.int64).max).argmin()
+        return np.asarray(entries[~(idle & (entries["delivery"] == entries["delivery"][first]))])
+    oldest = int(at_ms.argmin())
     return np.concatenate([entries[:oldest], entries[oldest + 1 :]])

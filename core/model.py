@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.packing import pack, unpack
-from core.ranking import BATCH_ROWS
+from core.ranking import rows_product
 from core.sparse import Ints, SparseRows, product, sparse_rows, weighted_sums
 from core.vectors import Floats, Int8s, centred, unit_rows
 
@@ -33,7 +33,10 @@ ALIKE_PART: Final = 8.0
 """What they weigh in it together. Chosen with the other constants on a split inside the training data: see DECISIONS."""
 
 COLUMN_ENTRIES: Final = 200
-"""Entries kept of a reading column, those with the largest absolute weights."""
+"""Entries kept of the reading column of a fitted item, those with the largest absolute weights."""
+
+NEW_ENTRIES: Final = 100
+"""Of that of a new publication: a mean of others' has many small ones, and ranks as well without."""
 
 MEANING_PART: Final = 1.0
 WORDS_PART: Final = 0.25
@@ -48,6 +51,9 @@ TITLE_CHARACTERS: Final = 1_000
 
 OWN_PART: Final = 16.0
 """What the column of a fitted item itself weighs in its own: some twice of what those of NEIGHBOURS weigh together."""
+
+KNOWN_PART: Final = 0.55
+"""What r of a fitted item counts beside that of a new publication: who has not read it by now had their chance."""
 
 MOST_WEIGHT: Final = 1.0
 """Of an entry of a history where it stands for what was read together: to have saved something says no more than to have read
@@ -104,13 +110,15 @@ class Carried:
     """(n, COLUMN_ENTRIES): fitted items of the reading column, -1 where it is shorter."""
     weights: Floats
     """(n, COLUMN_ENTRIES): their weights, 0 where it is shorter."""
+    part: Floats
+    """(n): what r of each counts: KNOWN_PART for a fitted item, 1 for a new one."""
 
     def __len__(self) -> int:
         return len(self.items)
 
     def take(self, rows: Ints) -> "Carried":
         """Return some of the publications."""
-        return Carried(self.vectors[rows], self.factors[rows], self.items[rows], self.weights[rows])
+        return Carried(self.vectors[rows], self.factors[rows], self.items[rows], self.weights[rows], self.part[rows])
 
     @staticmethod
     def join(parts: Sequence["Carried"]) -> "Carried":
@@ -120,6 +128,7 @@ class Carried:
             np.concatenate([part.factors for part in parts]),
             np.concatenate([part.items for part in parts]),
             np.concatenate([part.weights for part in parts]),
+            np.concatenate([part.part for part in parts]),
         )
 
 
@@ -163,16 +172,7 @@ class Model:
 
     def locate(self, vectors: Int8s) -> Floats:
         """Return raw int8 vectors (n, D) in the space that A is measured in (n, d): centred, projected, unit rows."""
-        return self._projected(centred(vectors, self.mean))
-
-    def _projected(self, rows: Floats) -> Floats:
-        found = np.zeros((len(rows), self.projection.shape[1]), dtype=np.float32)
-        for start in range(0, len(rows), BATCH_ROWS):
-            part = rows[start : start + BATCH_ROWS]
-            padded = np.zeros((BATCH_ROWS, rows.shape[1]), dtype=np.float32)
-            padded[: len(part)] = part
-            found[start : start + len(part)] = unit_rows((padded @ self.projection)[: len(part)])
-        return found
+        return located(centred(vectors, self.mean), self.projection)
 
     def reader_factors(self, owner: Ints, item: Ints, weight: npt.NDArray[Any], readers: int) -> Floats:
         """Return the factor of each reader as unit rows (readers, F); zeros for who read no fitted item.
@@ -180,11 +180,8 @@ class Model:
         The histories are flat and sorted by owner: owner (entries) is the reader's row, item (entries) a place in `items`.
         A weight counts MOST_WEIGHT at most.
         """
-        rows = -(-readers // BATCH_ROWS) * BATCH_ROWS
-        sums = np.zeros((rows, self.factors.shape[1]), dtype=np.float32)
-        sums[:readers] = weighted_sums(self.factors, owner, item, np.minimum(weight, MOST_WEIGHT), readers)
-        parts = [sums[start : start + BATCH_ROWS] @ self.fold for start in range(0, rows, BATCH_ROWS)]
-        return unit_rows(np.concatenate(parts)[:readers] if parts else sums)
+        sums = weighted_sums(self.factors, owner, item, np.minimum(weight, MOST_WEIGHT), readers)
+        return unit_rows(rows_product(sums, self.fold))
 
     def carry(self, new: Sequence[NewItem]) -> Carried:
         """Return publications in this model's space; one that is a fitted item itself has its own factor and column.
@@ -207,7 +204,7 @@ class Model:
             if item.vector is not None and len(item.vector) == len(self.mean):
                 vectors[row] = np.frombuffer(item.vector, dtype=np.int8)
         whole = centred(vectors, self.mean)
-        factors = np.zeros((len(new), self.factors.shape[1]), dtype=np.float32)
+        factors = np.zeros((len(new), self.factors.shape[1]))
         items = np.full((len(new), COLUMN_ENTRIES), -1, dtype=np.int32)
         weights = np.zeros((len(new), COLUMN_ENTRIES), dtype=np.float32)
         if self.items and new:
@@ -221,10 +218,12 @@ class Model:
                 part = part / (float(np.sqrt((part**2).sum())) or 1)
                 if item.publication_id in own:
                     near, part = np.array([itself]), np.array([OWN_PART])
-                factors[row] = unit_rows((part[:, None] * self._unit_factors[near]).sum(axis=0)[None])[0]
-                columns, values = self._column(near, part, alike, share)
+                factors[row] = (part[:, None] * self._unit_factors[near]).sum(axis=0)
+                entries = COLUMN_ENTRIES if item.publication_id in own else NEW_ENTRIES
+                columns, values = self._column(near, part, alike, share, entries)
                 items[row, : len(columns)], weights[row, : len(columns)] = columns, values
-        return Carried(self._projected(whole[: len(new)]), factors, items, weights)
+        counts = np.array([KNOWN_PART if item.publication_id in own else 1.0 for item in new], dtype=np.float32)
+        return Carried(located(whole[: len(new)], self.projection), unit_rows(factors), items, weights, counts)
 
     def _likeness(self, new: Sequence[NewItem], vectors: Floats) -> Floats:
         """Return the likeness of publications and fitted items (CARRY_ROWS, N)."""
@@ -236,14 +235,16 @@ class Model:
         found[: len(new)] += TOPICS_PART * product(unit_sparse(topics, self._topic), self._by_topic)
         return found
 
-    def _column(self, near: Ints, part: npt.NDArray[Any], alike: Ints, share: npt.NDArray[Any]) -> tuple[Ints, Floats]:
-        """Return Σ part · column over `near` + ALIKE_PART · share/Σ share over `alike`, cut."""
+    def _column(
+        self, near: Ints, part: npt.NDArray[Any], alike: Ints, share: npt.NDArray[Any], entries: int
+    ) -> tuple[Ints, Floats]:
+        """Return Σ part · column over `near` + ALIKE_PART · share/Σ share over `alike`, cut to so many entries."""
         counts, place = self.columns.take(near)
         values, total = np.repeat(part, counts) * self.columns.values[place], float(share.sum())
         sums = np.bincount(self.columns.columns[place], values, minlength=len(self.items))
         if total:
             sums[alike] = sums[alike] + ALIKE_PART / total * share
-        return cut(sums)
+        return cut(sums, entries)
 
     @cached_property
     def _unit_factors(self) -> Floats:
@@ -348,6 +349,11 @@ def _matrix(name: str, arrays: Mapping[str, npt.NDArray[Any]], rows: int, width:
     return SparseRows(starts, columns, values, width)
 
 
+def located(vectors: Floats, axes: Floats) -> Floats:
+    """Return rows (n, dimensions) as unit rows of the space that axes (dimensions, d) span."""
+    return unit_rows(rows_product(vectors, axes))
+
+
 def nearest(likeness: npt.NDArray[Any]) -> tuple[Ints, npt.NDArray[np.float64]]:
     """Return the ALIKE most alike of one row, those above 0, most alike first, and what each counts: likeness³."""
     count = min(ALIKE, len(likeness))
@@ -357,11 +363,11 @@ def nearest(likeness: npt.NDArray[Any]) -> tuple[Ints, npt.NDArray[np.float64]]:
     return near, likeness[near].astype(np.float64) ** 3
 
 
-def cut(column: npt.NDArray[Any]) -> tuple[Ints, Floats]:
-    """Return place and value of the COLUMN_ENTRIES entries of a row with the largest absolute values."""
+def cut(column: npt.NDArray[Any], entries: int = COLUMN_ENTRIES) -> tuple[Ints, Floats]:
+    """Return place and value of so many entries of a row, those with the largest absolute values."""
     some = np.flatnonzero(column)
-    if len(some) > COLUMN_ENTRIES:
-        some = np.sort(some[np.argpartition(-np.abs(column[some]), COLUMN_ENTRIES)[:COLUMN_ENTRIES]])
+    if len(some) > entries:
+        some = np.sort(some[np.argpartition(-np.abs(column[some]), entries)[:entries]])
     return some, column[some].astype(np.float32)
 
 

@@ -17,6 +17,9 @@ POLICIES: Final = ("resend", "hold")
 """What a source wants done about a delivery that stays unknown."""
 MAX_LATE_H: Final = 120
 """Hours after its slot for which an issue may at most be worth sending: the ledger keeps its partitions so long."""
+
+MAX_AGE_H: Final = 1_920
+"""Hours for which content may be chosen: a shard that starts anew knows nothing older than 90 days, and a slot may be late."""
 CADENCES: Final = ("weekdays", "monthly", "hours")
 """How a newsletter's issues follow one another."""
 USUAL_HOUR: Final = -2

@@ -36,6 +36,9 @@ SNAPSHOT_FORMAT: Final = FORMAT * 100 + subscribers.FORMAT
 CONTENT_KEPT_MS: Final = 90 * DAY_MS
 """Publications approved earlier than this before the newest are dropped with a snapshot: as long as their topic is kept."""
 
+READ_KEPT_MS: Final = 130 * DAY_MS
+"""But not while somebody's usual hour may rest on when they were read: reading_hours.KEPT_W, a week, and a slot that is late."""
+
 DECIDED_KEPT_MS: Final = 95 * DAY_MS
 """Decisions are remembered for longer than their topic keeps them (90 days): a reset group decides nothing again."""
 
@@ -133,11 +136,7 @@ class NewsletterState:
         """Return the state as bytes; equal states give equal bytes."""
         self.decided.forget_before(self._newest_ms - DECIDED_KEPT_MS)
         rows = self.table.sorted_rows() if len(self.table) else np.zeros(0, dtype=np.int64)
-        newest_ms = max((item.approved_ms for item in self.content.items), default=0)
-        kept = sorted(
-            (row for row, item in enumerate(self.content.items) if not 0 < item.approved_ms < newest_ms - CONTENT_KEPT_MS),
-            key=lambda row: self.content.items[row].publication_id,
-        )
+        kept = self._kept()
         place_of = {row: place for place, row in enumerate(kept)}
         given = self.given(rows, np.array(kept, dtype=np.int64))
         read_as_of, reads = self.readership.dump(np.array(kept, dtype=np.int64))
@@ -156,6 +155,14 @@ class NewsletterState:
         for number, name in enumerate(head["vectors"]):
             arrays[f"vectors{number}"] = self.content.vectors(name, np.array(kept, dtype=np.int64))
         return pack(head, arrays)
+
+    def _kept(self) -> list[int]:
+        """Return the rows of the content table that a packed state has, in the order of publication_id."""
+        items = self.content.items
+        newest_ms = max((item.approved_ms for item in items), default=0)
+        read = self.histories.read_since(newest_ms - READ_KEPT_MS)
+        rows = (row for row, item in enumerate(items) if row in read or not 0 < item.approved_ms < newest_ms - CONTENT_KEPT_MS)
+        return sorted(rows, key=lambda row: items[row].publication_id)
 
     def load(self, data: bytes) -> None:
         """Replace the state by a packed one; ValueError when the bytes are none."""

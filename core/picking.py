@@ -10,21 +10,21 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from core.choosing import POOL, Chosen, choose, draws
+from core.choosing import POOL, Chosen, choose, draws, shares
 from core.content import Candidates, ContentTable, Rows
 from core.folding import to_ms
 from core.newsletter_state import NewsletterState
 from core.profiles import Reading, TopicLists, read_by
-from core.ranking import BATCH_ROWS, Ranked, best, freshness, interest
+from core.ranking import BATCH_ROWS, Ranked, best, freshness, interest, liveliness
 from core.reasons import Batch, Texts, much_read, reasons
 from core.relevance import Readers, relevance
 from core.space import Candidacy, Space, keys_of
 from core.vectors import Floats, unit_rows
 
-POLICY_IDS: Final[Mapping[str, str]] = {"blend": "blend-1", "topics": "topics-1", "recent": "recent-1"}
+POLICY_IDS: Final[Mapping[str, str]] = {"blend": "blend-2", "topics": "topics-2", "recent": "recent-2"}
 """By the policy of a newsletter (core.names.RANKINGS), its name and version as decisions record it."""
 
-READERS: Final = 1_024
+READERS: Final = 4_096
 """Readers whose issues are put together at once."""
 
 
@@ -53,7 +53,8 @@ class Picker:
         engagement = state.readership.of(candidates.index, self._now_ms)
         self._popular = much_read(engagement)
         counts = engagement if policy != "recent" else np.zeros(len(engagement))
-        self._fresh = freshness(counts, candidates.age_h, slot["rules"]["half_life_h"])
+        idle_h = np.minimum(state.readership.idle_h(candidates.index, self._now_ms), candidates.age_h)
+        self._fresh = freshness(counts, candidates.age_h, slot["rules"]["half_life_h"]) * liveliness(counts, idle_h)
         self._candidacy: Candidacy = space.candidacy(state.content, candidates, policy)
         names = sorted({*state.content.facts().topic_names, *state.table.topics.names})
         self._column = {name: position for position, name in enumerate(names)}
@@ -66,7 +67,8 @@ class Picker:
         keys = [state.table.ids[row] for row in rows.tolist()]
         reading = read_by(state.histories, content, keys, self._now_ms)
         topics = TopicLists.of(content, reading.rows, self._column)
-        texts = Texts.of(self._candidates.topic_names, [content.items[row].title for row in reading.rows.tolist()])
+        read = reading.rows.tolist()
+        texts = Texts(self._candidates.topic_names, lambda place: content.items[read[place]].title)
         shelf = self._shared(content, reading, topics)
         k = min(self._slot["rules"]["max_items"], len(self._candidates.index))
         none = np.zeros((0, k), dtype=np.int64)
@@ -76,23 +78,25 @@ class Picker:
             picked, why = self._issues(rows[start:stop], keys[start:stop], reading.part(start, stop), shelf, texts)
             chosen.append(picked)
             codes.append(why)
+        code = np.concatenate(codes)
+        occurs = np.zeros(int(code.max(initial=-1)) + 1, dtype=np.bool_)
+        occurs[code] = True
         return Picked(
             np.concatenate([part.candidate for part in chosen]),
             np.concatenate([part.score for part in chosen]),
             np.concatenate([part.propensity for part in chosen]),
-            np.concatenate(codes),
-            texts.names,
+            (np.cumsum(occurs) - 1)[code],
+            texts.of(np.flatnonzero(occurs).tolist()),
         )
 
     def _shared(self, content: ContentTable, reading: Reading, topics: TopicLists) -> "_Read":
         """Return what is known of the publications that the chunk's readers read."""
         count, keys, model = len(reading.rows), keys_of(content, reading.rows), self._space.model
         if self._candidacy.meaning:
-            vectors = self._space.located(content, reading.rows, self._candidates)
-            lines = self._candidacy.liken(keys, vectors)
+            vectors, lines = self._space.read(content, reading.rows, self._candidates, self._candidacy)
         else:
             vectors = np.zeros((count, 0), dtype=np.float32)
-            lines = self._candidacy.liken(keys, topics.dense(len(self._column))[:, self._wanted])
+            lines = self._candidacy.liken(keys, topics.dense(len(self._column))[:, self._wanted].__getitem__)
         fitted, place_of = np.full(count, -1, dtype=np.int64), np.zeros(0, dtype=np.int64)
         if model is not None and self._policy == "blend":
             fitted = np.array([model.index.get(publication_id, -1) for publication_id, _ in keys], dtype=np.int64)
@@ -109,17 +113,21 @@ class Picker:
         declared[:, self._mine] = self._state.table.column("topics")[rows, : len(self._mine)]
         meant = reading.sums(read.vectors)
         readers = self._readers(declared, meant, reading, read)
-        excluded = self._state.given(rows, candidates.index) & (self._slot["test_subscriber"] is None)
+        excluded = np.zeros((len(rows), len(candidates.index)), dtype=np.bool_)
+        if self._slot["test_subscriber"] is None:
+            excluded = self._state.given(rows, candidates.index)
         known = read.candidate[reading.place] >= 0
         excluded[reading.owner[known], read.candidate[reading.place[known]]] = True
         drawn = draws(self._slot["source_id"], keys)
         ranked = self._ranked(readers, excluded)
-        chosen = choose(ranked, candidates.strongest, rules["max_items"], rules["topic_share"], rules["exploration"], drawn)
+        share = shares(readers.interests, rules["topic_share"])
+        chosen = choose(ranked, candidates.strongest, rules["max_items"], share, rules["exploration"], drawn, candidacy.twins)
         batch = Batch(
             candidates=candidates,
             readers=readers,
             reading=reading,
             postings=candidacy.shelf.postings,
+            part=candidacy.shelf.part,
             sigmas=candidacy.shelf.sigmas,
             declared=declared[:, self._wanted] > 0,
             lengths=np.sqrt(np.einsum("ij,ij->i", meant, meant)),

@@ -28,6 +28,18 @@ PROFILE_HALF_LIFE_D: Final = 30.0
 COUNTER_HALF_LIFE_D: Final = 3.0
 """Half-life of an engagement in a publication's counter, in days."""
 
+MUCH_READ: Final = 50.0
+"""Reads, in views, from which on they count as a share of what others are read, and no longer for themselves."""
+
+IDLE_H: Final = 6.0
+"""Hours without a reader from which on a publication is not as much in demand as it was."""
+
+IDLE_POWER: Final = 0.5
+"""With which power of these hours it loses worth, where many read."""
+
+IDLE_READS: Final = 6.0
+"""How much read that must be which is read, in views, for half of that power: among few readers a pause says nothing."""
+
 AGE_POWER: Final = 1.5
 """With which power of its age an old publication loses worth."""
 
@@ -36,6 +48,17 @@ RELEVANCE_FLOOR: Final = 0.05
 
 SCORE_SCALE: Final = 10_000
 """Scores are whole multiples of 1e-4."""
+
+
+def rows_product(rows: Floats, matrix: Floats) -> Floats:
+    """Return rows @ matrix, in products of BATCH_ROWS: what a row comes to does not depend on which others there are."""
+    found = np.empty((len(rows), matrix.shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), BATCH_ROWS):
+        part = rows[start : start + BATCH_ROWS]
+        padded = np.zeros((BATCH_ROWS, rows.shape[1]), dtype=np.float32)
+        padded[: len(part)] = part
+        found[start : start + len(part)] = (padded @ matrix)[: len(part)]
+    return found
 
 
 def decay(age_ms: npt.NDArray[Any], half_life_d: float) -> npt.NDArray[np.float64]:
@@ -54,21 +77,48 @@ def interest(declared: npt.NDArray[Any], engaged: npt.NDArray[Any], engaged_weig
     return unit_rows(total / (N0 + np.asarray(engaged_weight, dtype=np.float64))[:, None])
 
 
-def freshness(engagement: npt.NDArray[Any], age_h: npt.NDArray[Any], half_life_h: float) -> Floats:
-    """Return log1p(1 + e_c)·(1 + (2^⅔ - 1)·age/h)^-1.5, the part of the score that is the same for everybody.
+def demand(engagement: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return e~ = e_c / (1 + ē/MUCH_READ) of all candidates, where ē = Σe²/Σe is how much read that is which is read.
 
-    Age halves it at h, and takes less and less after that: what is read late is older than an exponential would have it.
+    Where few read, it is the reads themselves, because a few say little; where many do, a share of what is usual there, the same
+    for a thousand readers and for a million.
+    """
+    return np.asarray(engagement, dtype=np.float64) / (1 + _usual(engagement) / MUCH_READ)
+
+
+def _usual(engagement: npt.NDArray[Any]) -> float:
+    """Return ē = Σe²/Σe, 0 where nothing is read."""
+    reads = np.asarray(engagement, dtype=np.float64)
+    total = float(reads.sum())
+    return float(np.square(reads).sum()) / total if total > 0 else 0.0
+
+
+def liveliness(engagement: npt.NDArray[Any], idle_h: npt.NDArray[Any]) -> Floats:
+    """Return (1 + idle/IDLE_H)^(-½·ē/(ē + IDLE_READS)) of all candidates, what freshness is multiplied by.
+
+    idle_h are the hours since somebody engaged with each, or since there is one to engage with.
+    """
+    usual = _usual(engagement)
+    power = IDLE_POWER * usual / (usual + IDLE_READS)
+    return np.asarray((1 + np.maximum(idle_h, 0) / IDLE_H) ** -power, dtype=np.float32)
+
+
+def freshness(engagement: npt.NDArray[Any], age_h: npt.NDArray[Any], half_life_h: float) -> Floats:
+    """Return log1p(1 + e~)·(1 + (2^⅔ - 1)·age/h)^-1.5, the part of the score that is the same for everybody.
+
+    The arguments are of all candidates of a slot, in their order. Age halves it at h, and takes less and less after that: what is
+    read late is older than an exponential would have it.
     """
     aged = (1 + (2 ** (1 / AGE_POWER) - 1) * np.maximum(age_h, 0) / half_life_h) ** -AGE_POWER
-    return np.asarray(np.log1p(1 + np.asarray(engagement, dtype=np.float64)) * aged, dtype=np.float32)
+    return np.asarray(np.log1p(1 + demand(engagement)) * aged, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """The best of each row: both (rows, k); candidate is -1 where fewer than k were left."""
 
-    candidate: npt.NDArray[np.int64]
-    score: npt.NDArray[np.int64]
+    candidate: npt.NDArray[np.int32]
+    score: npt.NDArray[np.int32]
 
 
 def best(relevance: Floats, fresh: Floats, excluded: npt.NDArray[np.bool_], k: int) -> Ranked:
@@ -79,17 +129,18 @@ def best(relevance: Floats, fresh: Floats, excluded: npt.NDArray[np.bool_], k: i
     """
     rows, candidates = relevance.shape
     k = min(k, candidates)
-    kept = np.full((rows, k), -1, dtype=np.int64)
-    if rows and k:
-        scaled = fresh * np.float32(SCORE_SCALE)
-        # One number holds score and tie-break, so any selection of the k largest is the right one; 32 bits when they suffice.
-        kind = np.int32 if (1.2 * float(scaled.max()) + 1) * candidates < 2**31 else np.int64
-        ties = np.arange(candidates - 1, -1, -1, dtype=kind)
-        for start in range(0, rows, BLOCK_ROWS):
-            some = slice(start, start + BLOCK_ROWS)
-            kept[some] = _largest(_keys(relevance[some], scaled, ties), excluded[some], k)
-    score = kept // max(candidates, 1)
-    return Ranked(np.where(kept < 0, -1, candidates - 1 - kept + score * candidates), np.maximum(score, 0))
+    if not rows or not k:
+        return Ranked(np.zeros((rows, k), dtype=np.int32), np.zeros((rows, k), dtype=np.int32))
+    scaled = fresh * np.float32(SCORE_SCALE)
+    # One number holds score and tie-break, so any selection of the k largest is the right one; 32 bits when they suffice.
+    kind = np.int32 if (1.2 * float(scaled.max()) + 1) * candidates < 2**31 else np.int64
+    ties, kept = np.arange(candidates - 1, -1, -1, dtype=kind), np.empty((rows, k), dtype=kind)
+    for start in range(0, rows, BLOCK_ROWS):
+        some = slice(start, start + BLOCK_ROWS)
+        kept[some] = _largest(_keys(relevance[some], scaled, ties), excluded[some], k)
+    score = kept // candidates
+    candidate = np.where(kept < 0, -1, candidates - 1 - kept + score * candidates)
+    return Ranked(candidate.astype(np.int32, copy=False), np.maximum(score, 0).astype(np.int32, copy=False))
 
 
 def _keys(relevance: Floats, scaled: Floats, ties: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -6,7 +6,7 @@ the audience stage adds the shards' counts up (`summed`) and copies what changed
 
 A count is Σ w·½^((as_of - t)/3 d) as of the newest engagement in it, and e_c of an instant is what is left of it by then. It is
 absolute and does not change as time passes: it is said again only when something was engaged with, or taken back, and hearing it
-twice changes nothing.
+twice changes nothing. Its as_of also says how long nobody has read it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -89,6 +89,11 @@ class Readership:
         """Return e_c of rows at an instant; what is counted as of a later one has not aged."""
         as_of_ms, reads = self.dump(rows)
         return reads * decay(now_ms - as_of_ms, COUNTER_HALF_LIFE_D)
+
+    def idle_h(self, rows: Ints, now_ms: int) -> Floats:
+        """Return the hours from the newest engagement with rows to an instant; infinite where there is none."""
+        as_of_ms, reads = self.dump(rows)
+        return np.where(reads > 0, (now_ms - as_of_ms) / 3_600_000, np.inf)
 
     def dump(self, rows: Ints) -> tuple[Ints, Floats]:
         """Return the counts of rows; 0 where there is none."""

@@ -2,7 +2,7 @@
 
 `read:<title>` because of something they read, `topic:<topic>` because they declared it, `often:<topic>` because they read such;
 `popular`, `new:<topic>` and `recent` when nothing of theirs speaks for it, `explore` when it was drawn besides; `history` is
-`read` of something without a title.
+`read` of something without a title, or of several that speak for it together.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +23,9 @@ from core.vectors import Floats
 Bools = npt.NDArray[np.bool_]
 
 HISTORY, RECENT, POPULAR, EXPLORE = "history", "recent", "popular", "explore"
+FIXED: Final = (HISTORY, RECENT, POPULAR, EXPLORE)
+KINDS: Final = ("topic", "new", "often")
+"""Of reasons by a topic, as `reasons` counts them."""
 
 ALIKE: Final = 0.4
 """Cosine from which two publications are so much alike that one explains the other: of arXiv articles without a common category,
@@ -35,30 +38,49 @@ POPULAR_VIEWS: Final = 10.0
 POPULAR_SHARE: Final = 0.1
 """Share of the candidates that can be much read."""
 
+CLOSE: Final = 2.0
+"""A and Z together, in standard deviations, from which an item is close to what was read, though to no single one of it."""
+
 TITLE_CHARACTERS: Final = 60
 """Of a title in a reason; a decision names each reason once, and has room for a thousand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The reasons of a chunk: a reason is a place in `names`."""
+    """The reasons of a chunk by their codes: few occur, and only those are put into words."""
 
-    names: list[str]
-    topics: int
-    titles: int
-    """Where the reasons by something read begin, in the order of Reading.rows."""
+    topic_names: Sequence[str]
+    """Of the candidates."""
+    title: Callable[[int], str]
+    """Returns the title of a place in Reading.rows."""
 
-    @staticmethod
-    def of(topic_names: Sequence[str], titles: Sequence[str]) -> "Texts":
-        """Return the reasons for candidates of these topics and readers of these titles."""
-        names = [f"{kind}:{name}" for kind in ("topic", "new", "often") for name in topic_names]
-        names += [HISTORY, RECENT, POPULAR, EXPLORE]
-        read = [f"read:{_short(title)}" if title else HISTORY for title in titles]
-        return Texts([*names, *read], len(topic_names), len(names))
+    @property
+    def titles(self) -> int:
+        """Where the reasons by something read begin, in the order of Reading.rows."""
+        return self.fixed(FIXED[0]) + len(FIXED)
+
+    @property
+    def topics(self) -> int:
+        """How many topics there are."""
+        return len(self.topic_names)
 
     def fixed(self, name: str) -> int:
-        """Return the place of a reason that names nothing."""
-        return 3 * self.topics + (HISTORY, RECENT, POPULAR, EXPLORE).index(name)
+        """Return the code of a reason that names nothing."""
+        return len(KINDS) * self.topics + FIXED.index(name)
+
+    def of(self, codes: Sequence[int]) -> list[str]:
+        """Return reasons as decisions have them."""
+        topics, fixed, first = self.topics, len(KINDS) * self.topics, self.titles
+        found = []
+        for code in codes:
+            if code >= first:
+                title = self.title(code - first)
+                found.append(f"read:{_short(title)}" if title else HISTORY)
+            elif code >= fixed:
+                found.append(FIXED[code - fixed])
+            else:
+                found.append(f"{KINDS[code // topics]}:{self.topic_names[code % topics]}")
+        return found
 
 
 def _short(title: str) -> str:
@@ -83,6 +105,8 @@ class Batch:
     reading: Reading
     postings: Postings | None
     """Of the candidates' shelf."""
+    part: Floats
+    """(candidates): what the postings are multiplied by (Shelf.part)."""
     sigmas: Sigmas
     declared: Bools
     """(rows, topics of the candidates)."""
@@ -108,6 +132,7 @@ def reasons(batch: Batch, chosen: Ints, drawn: Bools, popular: Bools, texts: Tex
     own = batch.candidates.strongest[chosen]
     code = np.where(own >= 0, texts.topics + own, texts.fixed(RECENT))
     code = np.where(popular[chosen], texts.fixed(POPULAR), code)
+    code = np.where(by_reading >= CLOSE, texts.fixed(HISTORY), code)
     code = np.where(strongest >= 0, 2 * texts.topics + strongest, code)
     code = np.where(declared, strongest, code)
     code = np.where(named & (~declared | (by_reading > by_topics)), texts.titles + read, code)
@@ -140,11 +165,13 @@ def _closest(batch: Batch, chosen: Ints) -> tuple[Ints, Floats, Bools]:
     line, weight = batch.line_of[reading.place] * width, readers.reading_weights()
 
     def alike(entry: Ints, mine: Ints) -> Floats:
-        return np.asarray(likeness[line[entry] + mine] * share[entry], dtype=np.float32)
+        term: Floats = likeness.take(line[entry] + mine, mode="clip").astype(np.float32)
+        term *= share[entry]
+        return term
 
     def read(entry: Ints, mine: Ints) -> Floats:
         assert batch.postings is not None, "histories of fitted items come with a model"
-        return batch.postings.of(readers.item[entry], mine) * weight[entry]
+        return batch.postings.of(readers.item[entry], mine) / batch.part[mine] * weight[entry]
 
     unit = batch.lengths[:, None] * np.float32(batch.sigmas.meaning)
     like, *found = _strongest(reading.owner, chosen, alike)
@@ -163,7 +190,7 @@ def _strongest(owner: Ints, chosen: Ints, terms: Callable[[Ints, Ints], Floats])
     """
     owners, steps = side_by_side(owner)
     mine = np.ascontiguousarray(chosen[owners].T)
-    entry = np.full(mine.shape, -1, dtype=np.int64)
+    entry = np.full(mine.shape, -1, dtype=np.int32)
     largest, total = np.zeros(mine.shape, dtype=np.float32), np.zeros(mine.shape, dtype=np.float32)
     for step in steps:
         count = len(step)

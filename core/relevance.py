@@ -3,6 +3,7 @@
 A, meaning: cosine of the content vector and the reader's sum of what they read. B, topics: cosine of topics and interests. E,
 factors: cosine of collaborative factors. Z, reading: the weighted sum over the reader's history of the publication's column
 (`reading_weights`), so that a long history outweighs the other components by a little only.
+What r of a fitted item counts is less (model.KNOWN_PART).
 A component that a reader or a publication has no row for (zeros) adds nothing, so every cold start is a working state.
 
 Batches are padded to BATCH_ROWS, because a matrix product of one row differs from the same row in a larger product; so alone and
@@ -37,6 +38,8 @@ class Shelf:
     postings: Postings | None
     """The reading columns by fitted item (fitted items, candidates), divided by their sigma; None without a model."""
     sigmas: Sigmas
+    part: Floats
+    """(candidates): what r of each counts (Carried.part), which the matrix and the postings are multiplied by."""
 
     @property
     def candidates(self) -> int:
@@ -58,12 +61,13 @@ def shelf(topics: Floats, vectors: Floats | None, carried: Carried | None, items
         parts.append(carried.factors / np.float32(sigmas.factors))
     elif vectors is not None:
         parts.append(vectors / np.float32(sigmas.meaning))
-    postings = None
+    postings, part = None, np.ones(len(topics), dtype=np.float32) if carried is None else carried.part
     if carried is not None and items:
         rows, places = np.nonzero(carried.items >= 0)
         fitted, weights = carried.items[rows, places], carried.weights[rows, places] / np.float32(sigmas.reading)
-        postings = Postings(sparse_rows(fitted, rows, weights, (items, len(topics))))
-    return Shelf(np.ascontiguousarray(np.concatenate(parts, axis=1).T, dtype=np.float32), postings, sigmas)
+        postings = Postings(sparse_rows(fitted, rows, weights * part[rows], (items, len(topics))))
+    matrix = np.concatenate(parts, axis=1).T * part
+    return Shelf(np.ascontiguousarray(matrix, dtype=np.float32), postings, sigmas, part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,13 @@ from core import checks as c
 from core.cadence import EPOCH, EVERY_DAY, Schedule
 from core.errors import EventRefused
 from core.ids import tick_id
-from core.names import CADENCES, CHANNELS, MAX_LATE_H, POLICIES, PRIORITIES, RANKINGS
+from core.names import CADENCES, CHANNELS, MAX_AGE_H, MAX_LATE_H, POLICIES, PRIORITIES, RANKINGS
 
 MAX_ALERT_LIFE: Final = timedelta(days=5)
 """Nothing is worth sending for longer; the ledger keeps its partitions so long."""
+
+MAX_PUBLICATION_BYTES: Final = 1_500_000
+"""Of all texts of a publication: Kafka takes records of 2 MB, and a dead letter says more than the record that it keeps."""
 
 MAX_VARIANTS: Final = 20
 
@@ -137,7 +140,7 @@ FIELDS: Final[Mapping[str, Mapping[str, c.Check]]] = {
         "audience_tags": _TAGS,
         "audience_channels": _CHANNELS,
         "content_types": _TAGS,
-        "max_age_h": c.between(1, 8_760),
+        "max_age_h": c.between(1, MAX_AGE_H),
         "min_quality": lambda value: _QUALITY(value) or ("is 1, and nothing is above it; expected less" if value == 1 else None),
         "max_items": c.between(1, 20),
         "half_life_h": c.between(0.1, 8_760),
@@ -189,6 +192,17 @@ def validate(name: str, value: Value) -> None:
     found = _ACROSS[name](value) if name in _ACROSS else None
     if found is not None:
         raise EventRefused(name, *found)
+
+
+def _publication(value: Value) -> Problem:
+    texts = {name: [value.get(name) or ""] for name in ("title", "summary", "body")} | {"authors": value["authors"]}
+    if 4 * sum(len(text) for field in texts.values() for text in field) <= MAX_PUBLICATION_BYTES:
+        return None
+    sizes = {field: sum(len(text.encode("utf-8", "surrogatepass")) for text in given) for field, given in texts.items()}
+    if sum(sizes.values()) <= MAX_PUBLICATION_BYTES:
+        return None
+    largest = max(sizes, key=lambda field: sizes[field])
+    return largest, f"has {sizes[largest]:,} bytes; expected at most {MAX_PUBLICATION_BYTES:,} together with the other texts"
 
 
 def _alert(value: Value) -> Problem:
@@ -288,6 +302,7 @@ def _newsletter(value: Value) -> Problem:
 
 
 _ACROSS: Final[Mapping[str, Callable[[Value], Problem]]] = {
+    "PublicationSubmitted": _publication,
     "AlertRaised": _alert,
     "Tick": _tick,
     "SubscriberRegistered": _registered,

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from core.content import Candidates, ContentTable, Rows
-from core.model import Carried, Model, NewItem
-from core.ranking import BATCH_ROWS
+from core.model import Carried, Model, NewItem, located
+from core.ranking import BATCH_ROWS, rows_product
 from core.relevance import DEFAULT_SIGMAS, Shelf, shelf
-from core.vectors import Floats, from_int8
+from core.sparse import Ints
+from core.twins import twins
+from core.vectors import Floats, components, from_int8
 
 Key = tuple[str, int]
 """publication_id and revision."""
@@ -24,8 +26,13 @@ SHELVES: Final = 2
 """Sets of candidates kept: two newsletters with rules of their own may be decided in turns."""
 
 PUBLICATIONS: Final = 8_192
-"""Publications kept in vectors and likenesses: 12 MB of vectors, and 32 MB of likenesses to 2,000 candidates."""
+"""Publications kept in vectors and likenesses: 4 MB of vectors, and 32 MB of likenesses to 2,000 candidates."""
 
+DIMENSIONS: Final = 128
+"""Of content vectors without a fitted model, after the projection: a third of the time, and it ranks as well."""
+
+PROJECTED_FROM: Final = 4 * DIMENSIONS
+"""Candidates from which on their vectors are projected: fewer do not tell which dimensions matter, and take little time."""
 
 LIKENESS_SCALE: Final = 32_000
 """Likenesses are kept in 16 bits, as multiples of 1/32000."""
@@ -54,25 +61,29 @@ class Lines:
 class Candidacy:
     """One set of candidates, ready for all their readers."""
 
-    def __init__(self, shelved: Shelf, topics: Floats, vectors: Floats | None) -> None:
+    def __init__(self, shelved: Shelf, topics: Floats, vectors: Floats | None, axes: Floats | None = None) -> None:
+        self.twins: Ints | None = None
+        """Which candidates are alike (core.twins)."""
         self.shelf, self.meaning = shelved, vectors is not None
         """meaning: whether the shelf has vectors."""
+        self.axes = axes
+        """(dimensions, d): the axes of the shelf's vectors, when these were projected without a fitted model."""
+        self.located = None if axes is None else Lines(axes.shape[1], np.float32)
+        """Vectors of publications along these axes."""
         self._compared = topics if vectors is None else vectors
         self.likeness = Lines(len(topics), np.int16)
         """Cosine of a publication with each candidate, in units of 1 / LIKENESS_SCALE: of their vectors, or of their topics when
         meaning plays no part. It only tells which reason is named."""
 
-    def liken(self, keys: Sequence[Key], vectors: Floats) -> Rows:
-        """Return the lines of `likeness` of publications whose vectors, or topics, these are (keys, d)."""
+    def liken(self, keys: Sequence[Key], vectors: Callable[[Rows], Floats]) -> Rows:
+        """Return the lines of `likeness` of publications; vectors(places in keys) returns their vectors, or topics."""
         columns = self._compared.T
 
         def make(places: Rows) -> npt.NDArray[np.int16]:
             found = np.zeros((len(places), columns.shape[1]), dtype=np.int16)
             for start in range(0, len(places), BATCH_ROWS):
-                part = vectors[places[start : start + BATCH_ROWS]]
-                padded = np.zeros((BATCH_ROWS, part.shape[1]), dtype=np.float32)
-                padded[: len(part)] = part
-                found[start : start + len(part)] = np.rint((padded @ columns)[: len(part)] * LIKENESS_SCALE)
+                some = slice(start, start + BATCH_ROWS)
+                found[some] = np.rint(rows_product(vectors(places[some]), columns) * LIKENESS_SCALE)
             return found
 
         return self.likeness.of(keys, make)
@@ -93,6 +104,7 @@ class Space:
         found = self._candidacies.get(key)
         if found is None:
             found = self._candidacies[key] = self._prepared(content, candidates, policy)
+            found.twins = alike(content, candidates)
             if len(self._candidacies) > SHELVES:
                 self._candidacies.popitem(last=False)
         self._candidacies.move_to_end(key)
@@ -109,23 +121,36 @@ class Space:
         if name is None:
             return Candidacy(shelf(candidates.topics, None, None, 0), candidates.topics, None)
         vectors = from_int8(content.vectors(name, candidates.index))
-        return Candidacy(shelf(candidates.topics, vectors, None, 0, DEFAULT_SIGMAS), candidates.topics, vectors)
+        if len(vectors) < PROJECTED_FROM or vectors.shape[1] <= DIMENSIONS:
+            return Candidacy(shelf(candidates.topics, vectors, None, 0, DEFAULT_SIGMAS), candidates.topics, vectors)
+        axes = components(vectors, DIMENSIONS)
+        ready = shelf(candidates.topics, located(vectors, axes), None, 0, DEFAULT_SIGMAS)
+        return Candidacy(ready, candidates.topics, vectors, axes)
 
-    def located(self, content: ContentTable, rows: Rows, candidates: Candidates) -> Floats:
-        """Return the vectors of publications (rows, d) in the space of the candidates' own; zeros for who has none."""
+    def read(self, content: ContentTable, rows: Rows, candidates: Candidates, candidacy: Candidacy) -> tuple[Floats, Rows]:
+        """Return the vectors of publications (rows, d) in the space of the candidates' own, zeros for who has none, and the line
+        of each in the candidates' `likeness`.
+        """
+        keys = keys_of(content, rows)
         name = self.model.vector_model if self.model is not None else content.vector_model(candidates.index)
         dimensions = content.dimensions.get(name or "", 0)
         if self.model is not None and dimensions != len(self.model.mean):
-            return np.zeros((len(rows), self.model.projection.shape[1]), dtype=np.float32)
+            none = np.zeros((len(rows), self.model.projection.shape[1]), dtype=np.float32)
+            return none, candidacy.liken(keys, none.__getitem__)
 
-        def make(places: Rows) -> Floats:
+        def whole(places: Rows) -> Floats:
             raw = content.vectors(name, rows[places])
             return self.model.locate(raw) if self.model is not None else from_int8(raw)
 
-        width = self.model.projection.shape[1] if self.model is not None else dimensions
+        axes, lines = candidacy.axes, candidacy.located
+        if axes is not None and lines is not None:
+            found = lines.of(keys, lambda places: located(whole(places), axes))
+            return lines.data[found], candidacy.liken(keys, whole)
+        width = dimensions if self.model is None else self.model.projection.shape[1]
         lines = self._located.setdefault(name or "", Lines(width, np.float32))
-        found = lines.of(keys_of(content, rows), make)
-        return lines.data[found]
+        found = lines.of(keys, whole)
+        vectors = lines.data[found]
+        return vectors, candidacy.liken(keys, vectors.__getitem__)
 
     def _carry(self, content: ContentTable, rows: Rows) -> Carried:
         """Return publications in the model's space; each is carried once while it is a candidate."""
@@ -148,6 +173,12 @@ class Space:
         item = content.items[row]
         vector = item.vector if item.vector_model == self.model.vector_model else b""
         return NewItem(item.publication_id, item.title, vector or None, item.topics)
+
+
+def alike(content: ContentTable, candidates: Candidates) -> Ints | None:
+    """Return which candidates are alike, as core.twins says it."""
+    vectors = content.vectors(content.vector_model(candidates.index), candidates.index)
+    return twins([content.items[row].title for row in candidates.index.tolist()], vectors)
 
 
 def keys_of(content: ContentTable, rows: Rows) -> list[Key]:

@@ -11,9 +11,10 @@ from core.vectors import Floats
 
 Ints = npt.NDArray[np.int64]
 
-TERM: Final = np.dtype([("column", "<i4"), ("value", "<f4")])
+BLOCK: Final = 16
+"""Entries of a row of Postings that are read at once."""
 
-SUM_ROWS: Final = 256
+SUM_ROWS: Final = 512
 """Rows of sums that are added to at once: they stay in the processor's cache."""
 
 
@@ -55,14 +56,23 @@ class SparseRows:
 
 
 class Postings:
-    """Sparse rows made ready for what ranking does with them: adding many of them up, and looking single values up."""
+    """Sparse rows made ready for what ranking does with them: adding many of them up, and looking single values up.
+
+    The entries of a row fill blocks of BLOCK, the last one with zeros: a block is read at once.
+    """
 
     def __init__(self, matrix: SparseRows) -> None:
         self.width = matrix.width
-        self._starts, self._terms = matrix.starts, np.empty(len(matrix.values), dtype=TERM)
-        self._terms["column"], self._terms["value"] = matrix.columns, matrix.values
-        cells = np.repeat(np.arange(len(matrix)) * matrix.width, np.diff(matrix.starts)) + matrix.columns
-        self._bits = np.zeros(len(matrix) * matrix.width // 64 + 1, dtype=np.uint64)
+        counts = np.diff(matrix.starts)
+        self._starts = np.concatenate([[0], np.cumsum(-(-counts // BLOCK))])
+        self._padding = self._starts[:-1] * BLOCK - matrix.starts[:-1]
+        """How much further than in the matrix the entries of each row stand."""
+        place = np.repeat(self._padding, counts) + np.arange(len(matrix.values))
+        self._columns = np.zeros((int(self._starts[-1]), BLOCK), dtype=np.min_scalar_type(max(matrix.width - 1, 0)))
+        self._values = np.zeros(self._columns.shape, dtype=np.float32)
+        self._columns.reshape(-1)[place], self._values.reshape(-1)[place] = matrix.columns, matrix.values
+        cells = np.repeat(np.arange(len(matrix)) * matrix.width, counts) + matrix.columns
+        self._bits = np.zeros(len(matrix) * matrix.width // 64 + 1, dtype="<u8")
         """A bit a cell of the whole matrix: few have a value, and most questions end here."""
         np.bitwise_or.at(self._bits, cells >> 6, np.left_shift(np.uint64(1), (cells & 63).astype(np.uint64)))
         self._upto = np.cumsum(np.bitwise_count(self._bits), dtype=np.int64)
@@ -75,24 +85,27 @@ class Postings:
         ends = np.cumsum(counts)
         if not len(ends) or not ends[-1]:
             return
-        place = np.repeat(first - ends + counts, counts)
-        place += np.arange(len(place))
-        # As one number a term; places are right, and numpy is twice as fast when it need not ask.
-        term = self._terms.view(np.int64).take(place, mode="wrap").view(TERM)
-        cell = np.repeat(owner * self.width, counts)
-        cell += term["column"]
-        np.add.at(sums.reshape(-1), cell, np.repeat(weight, counts) * term["value"])
+        block = np.repeat(first - ends + counts, counts)
+        block += np.arange(len(block))
+        counts *= BLOCK
+        # Blocks are there; numpy is faster when it need not ask.
+        cell = self._columns.take(block, axis=0, mode="clip").reshape(-1).astype(np.int64)
+        cell += np.repeat(owner * self.width, counts)
+        value = self._values.take(block, axis=0, mode="clip").reshape(-1)
+        value *= np.repeat(weight, counts)
+        np.add.at(sums.reshape(-1), cell, value)
 
     def of(self, row: Ints, column: Ints) -> Floats:
         """Return single values, 0 where there is none, in the shape of row and column broadcast."""
         cells = row * self.width + column
-        word, bit = cells >> 6, (cells & 63).astype(np.uint64)
-        here = self._bits[word] >> bit  # of this cell and those after it in the word
-        there = np.nonzero((here & np.uint64(1)).astype(np.bool_))
-        after = np.bitwise_count(here[there])
-        found = np.zeros(cells.shape, dtype=np.float32)
-        found[there] = self._terms["value"][self._upto[word[there]] - after]
-        return found
+        byte = self._bits.view(np.uint8).take(cells >> 3, mode="clip")
+        there = np.flatnonzero((byte & np.left_shift(1, (cells & 7).astype(np.uint8))).astype(np.bool_))
+        cell = cells.reshape(-1)[there]
+        word, bit = cell >> 6, (cell & 63).astype(np.uint64)
+        place = self._upto[word] - np.bitwise_count(self._bits[word] >> bit)  # without this cell and those after it in the word
+        found = np.zeros(cells.size, dtype=np.float32)
+        found[there] = self._values.reshape(-1)[place + self._padding[cell // self.width]]
+        return found.reshape(cells.shape)
 
 
 def side_by_side(owner: Ints) -> tuple[Ints, list[Ints]]:

@@ -203,10 +203,14 @@ class SubscriberTable:
             return True
         row = self.row(subscriber_key(event.value["subscriber_id"]))
         if not self._columns["erased"][row]:
-            before, subscribed = self._timing(row), bool(self._columns["newsletters"][row].any())
+            moving = _MOVING.get(event.name)
+            if moving is None or not self._columns["newsletters"][row].any():
+                handler(self, row, event.value)
+                return True
+            before = self._timing(row)
             handler(self, row, event.value)
-            if subscribed and event.name in _MOVING and self._timing(row) != before:
-                self._moved(row, before, to_ms(event.value[_MOVING[event.name]]))
+            if self._timing(row) != before:
+                self._moved(row, before, to_ms(event.value[moving]))
         return True
 
     def _timing(self, row: int) -> tuple[int, ...]:

@@ -20,7 +20,16 @@ def unit_rows(matrix: npt.NDArray[Any]) -> Floats:
     """Return the rows scaled to length 1 (L2); rows of zeros stay so."""
     wide = np.asarray(matrix, dtype=np.float64)
     length = np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
-    return np.asarray(np.divide(wide, length, out=np.zeros_like(wide), where=length > 0), dtype=np.float32)
+    length[length == 0] = 1
+    found: Floats = np.divide(wide, length, out=np.empty(wide.shape, dtype=np.float32), casting="same_kind")
+    return found
+
+
+def components(rows: Floats, most: int) -> Floats:
+    """Return the axes along which rows (n, dimensions) are longest (dimensions, at most so many), the longest first."""
+    wide = rows.astype(np.float64)
+    _, axes = np.linalg.eigh(wide.T @ wide)
+    return np.asarray(axes[:, ::-1][:, :most], dtype=np.float32)
 
 
 def to_int8(rows: npt.NDArray[Any]) -> Int8s:

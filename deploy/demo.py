@@ -298,7 +298,7 @@ def report(demo: Demo, given: Given, before: int, problems: list[str]) -> None:
         say(demo, "Accounting closes: input, accounting and sandbox providers agree on every count.", "bold green")
     readers = two_readers(demo, given.newsletter, given.subscribers)
     say(demo, "")
-    show(demo, side_by_side(readers))
+    show(demo, side_by_side(readers, demo.settings))
     where_to_look(demo, given, readers)
 
 

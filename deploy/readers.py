@@ -11,6 +11,8 @@ from rich.table import Table
 from deploy import population
 from deploy.client import StackClient
 from runtime.kafka import Producer
+from runtime.settings import Settings
+from runtime.topic_names import load_topic_names
 from schemas.codec import Codec
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
@@ -71,10 +73,12 @@ def _because(demo: StackClient, source: str, person: dict[str, Any]) -> list[str
     return [line for line in because if line[0].isdigit()][:SHOWN]
 
 
-def side_by_side(readers: Sequence[Shown]) -> Table:
-    """Return the issues of these readers beside each other, with the reason of each item."""
+def side_by_side(readers: Sequence[Shown], settings: Settings) -> Table:
+    """Return the issues of these readers beside each other, with the reason of each item; topics as their mails name them."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
-    table.title = f"Two readers who follow {' and '.join(readers[0].person['topics'])}, and have read different things"
+    topic_names = load_topic_names(settings)["en"]
+    follow = " and ".join(topic_names.get(topic, topic) for topic in readers[0].person["topics"])
+    table.title = f"Two readers who follow {follow}, and have read different things"
     for one in readers:
         table.add_column(f"{one.person['name']}, {one.person['channels']['email']}", ratio=1)
     for lines in zip_longest(*(one.because for one in readers), fillvalue=""):

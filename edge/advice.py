@@ -6,6 +6,7 @@ Reads the log, and changes nothing. Nothing here is an error: a newsletter may b
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from core.names import CHANNELS
 from runtime.output import Output
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ Advice = dict[str, list[str]]
 _SAYS: Final = {
     "unknown_newsletters": "There is no newsletter {!r} (see `newswire newsletter list`): nothing comes until it is defined.",
     "unknown_topics": "No publication in the log has the topic {!r}: is it written so?",
+    "no_address": "They have no verified address on {0}: nothing comes there until `newswire link --channel {0}` gives them one.",
     "never_due": "The newsletter {!r} comes on no day that they take newsletters on: it will never come.",
 }
 
@@ -29,8 +31,7 @@ def of_profiles(log: "Log", preferences: Sequence[Mapping[str, Any]]) -> Advice:
     """Return what is to be said of the preferences of new subscribers."""
     wanted = {newsletter for one in preferences for newsletter in one.get("newsletters") or ()}
     topics = {topic for one in preferences for topic in _topics(one)}
-    if not wanted and not topics:
-        return {}
+    absent = {name for one in preferences for name in one.get("urgent_channels") or () if name not in one["channels"]}
     known = _defined(log) if wanted else None
     never = {
         newsletter
@@ -39,7 +40,10 @@ def of_profiles(log: "Log", preferences: Sequence[Mapping[str, Any]]) -> Advice:
         for newsletter in one.get("newsletters") or ()
         if _never(known, newsletter, one["days"])
     }
-    return _some(unknown_newsletters=_undefined(known, wanted), unknown_topics=unknown_topics(log, topics), never_due=never)
+    return _some(
+        unknown_newsletters=_undefined(known, wanted), unknown_topics=unknown_topics(log, topics), no_address=absent,
+        never_due=never,
+    )  # fmt: skip
 
 
 def of_changes(log: "Log", subscriber_id: str, changes: Mapping[str, Any]) -> Advice:
@@ -49,16 +53,20 @@ def of_changes(log: "Log", subscriber_id: str, changes: Mapping[str, Any]) -> Ad
 
     wanted, topics = set(changes.get("newsletters") or ()), _topics(changes)
     known = _defined(log) if wanted or changes.get("days") else None
-    never = set[str]()
+    table = SubscriberTable()
+    for event in log.events_of(log.topics.subscribers, [subscriber_id]):
+        table.apply(event)
+    rows, never = registered_row(table, subscriber_id), set[str]()
     if known is not None:
-        table = SubscriberTable()
-        for event in log.events_of(log.topics.subscribers, [subscriber_id]):
-            table.apply(event)
-        rows = registered_row(table, subscriber_id)
         days = [day for day in range(1, 8) for row in rows.tolist() if int(table.column("days")[row]) >> (day - 1) & 1]
         takes = [one["newsletter_id"] for one in known.all() if len(rows) and table.takes(rows, one["newsletter_id"])[0]]
         never = {newsletter for newsletter in takes if _never(known, newsletter, days)}
-    return _some(unknown_newsletters=_undefined(known, wanted), unknown_topics=unknown_topics(log, topics), never_due=never)
+    asked = [*(changes.get("channels") or ()), *(changes.get("urgent_channels") or ())]
+    verified = {name for row in rows.tolist() for name, has in zip(CHANNELS, table.column("verified")[row], strict=True) if has}
+    return _some(
+        unknown_newsletters=_undefined(known, wanted), unknown_topics=unknown_topics(log, topics),
+        no_address=set(asked) - verified, never_due=never,
+    )  # fmt: skip
 
 
 def unknown_newsletters(log: "Log", wanted: Collection[str]) -> Advice:
@@ -82,17 +90,15 @@ def unknown_topics(log: "Log", topics: Collection[str]) -> set[str]:
 def usual_hours(log: "Log", subscriber_id: str) -> list[str]:
     """Return, for each newsletter of a subscriber who takes them when they usually read, the hour that was found."""
     from core.explain_due import about_the_hour
-    from core.ids import newsletter_source_id
     from core.verdicts import registered_row
-    from edge.campaigns import shard_of
+    from edge.campaigns import shard_of, slot_of
 
     state, now = shard_of(log, subscriber_id), log.clock.now()
     rows, found = registered_row(state.table, subscriber_id), []
     for rules in _defined(log).all():
         newsletter_id = rules["newsletter_id"]
         if len(rows) and state.table.takes(rows, newsletter_id)[0]:
-            slot = {"newsletter_id": newsletter_id, "slot_at": now, "forced": False, "rules": rules}
-            slot["source_id"] = newsletter_source_id(newsletter_id, now)
+            slot = slot_of(log, rules, now, None, forced=False)
             found += [f"{newsletter_id}: {sentence}" for sentence in about_the_hour(state, rows, slot)]
     return found
 

@@ -16,6 +16,8 @@ from runtime.output import Output
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from core.campaigns import DryRun
     from core.model import Model
     from core.newsletter_state import NewsletterState
@@ -44,29 +46,38 @@ def dry_run(output: Output, newsletter_id: str, slot: str | None) -> None:
 
     What it says holds for this moment: later preferences and publications change it.
     """
-    from core.ids import newsletter_source_id
     from core.schedule import is_slot
     from edge.writing import Log
 
-    settings = Settings.load()
-    with Log(settings) as log:
+    with Log(Settings.load()) as log:
         definition, now = definition_of(log, newsletter_id), log.clock.now()
         minute = parse_slot(slot, now, at_any_time=True)
         if slot is not None and not is_slot(minute):
             raise InputError(f"--slot {slot!r}: by the clock nobody is due then; issues come at whole quarter hours.")
         model = active_model(log)
-        due = {
-            "source_id": newsletter_source_id(newsletter_id, minute),
-            "chunks": settings.newsletter_chunks,
-            "newsletter_id": newsletter_id,
-            "slot_at": minute,
-            "forced": slot is None,
-            "rules": definition,
-            "model_version": model[0] if model else None,
-            "test_subscriber": None,
-        }
+        due = slot_of(log, definition, minute, model, forced=slot is None)
         found = count(log, due, None if model is None else model[1])
     show(output, due, found)
+
+
+def slot_of(
+    log: "Log", definition: Mapping[str, Any], at: "datetime", model: "tuple[str, Model] | None", *, forced: bool,
+    subscriber_id: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the slot of a newsletter that would be decided then; for one subscriber as a test of it."""
+    from core.ids import newsletter_source_id
+
+    newsletter_id = definition["newsletter_id"]
+    return {
+        "source_id": newsletter_source_id(newsletter_id, at, subscriber_id),
+        "chunks": log.settings.newsletter_chunks,
+        "newsletter_id": newsletter_id,
+        "slot_at": at,
+        "forced": forced,
+        "rules": definition,
+        "model_version": model[0] if model else None,
+        "test_subscriber": subscriber_id,
+    }
 
 
 def count(log: "Log", slot: Mapping[str, Any], model: "Model | None") -> "DryRun":
@@ -146,6 +157,7 @@ def show(output: Output, slot: Mapping[str, Any], found: "DryRun") -> None:
         output.item({**summary, "issues": issues, "others": why, "publications": most})
         return
     output.item(summary)
+    output.say("")
     for title, rows in (("Issues", issues), ("Why others get none", why), ("Most chosen", most)):
         if rows:
             output.table(title, list(rows[0]), [list(row.values()) for row in rows])

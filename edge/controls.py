@@ -27,10 +27,18 @@ def _control(action: str, scope: str, name: str | None, reason: str) -> dict[str
     with Log(Settings.load()) as log:
         if scope == "source":
             _check_source(log, name or "")
+        if action == "resume" and control_id not in _stopped(log):
+            return {"control_id": control_id, "action": action, "was_stopped": False}
         now, actor = log.clock.now(), log.settings.actor
         fields = {"control_id": control_id, "action": action, "reason": reason, "changed_by": actor, "changed_at": now}
         log.write_one(one_event("ControlChanged", "control_id", log.topics.controls, fields))
     return {"control_id": control_id, "action": action}
+
+
+def _stopped(log: "Log") -> dict[str, dict[str, Any]]:
+    """Return the newest ControlChanged of all that is stopped, by control_id."""
+    last = {e.key: e.value for e in log.read_all(log.partitions(log.topics.controls)) if e.name == "ControlChanged"}
+    return {key: value for key, value in sorted(last.items()) if value["action"] == "stop"}
 
 
 def _check_source(log: "Log", name: str) -> None:
@@ -68,10 +76,9 @@ def stops(output: Output) -> None:
     from edge.writing import Log
 
     with Log(Settings.load()) as log:
-        last = {e.key: e.value for e in log.read_all(log.partitions(log.topics.controls)) if e.name == "ControlChanged"}
+        found = _stopped(log)
     columns = ["control_id", "changed_at", "changed_by", "reason"]
-    rows = [tuple(value[name] for name in columns) for _, value in sorted(last.items()) if value["action"] == "stop"]
-    output.table("Stopped", columns, rows)
+    output.table("Stopped", columns, [tuple(value[name] for name in columns) for value in found.values()])
 
 
 @click.command(epilog='Example: newswire resume channel slack --reason "Moved"')
@@ -81,4 +88,7 @@ def stops(output: Output) -> None:
 @click.pass_obj
 def resume(output: Output, scope: str, name: str | None, reason: str) -> None:
     """Send what was stopped, as far as it is still worth sending, and go on."""
-    output.item(_control("resume", scope, name, reason))
+    answer = _control("resume", scope, name, reason)
+    output.item(answer)
+    if not answer.get("was_stopped", True):
+        output.say("It was not stopped, so there is nothing to resume: `newswire stops` lists what is stopped.")

@@ -23,26 +23,16 @@ def foreseen(log: "Log", definition: Mapping[str, Any], subscriber_id: str) -> F
     """Return the issue that a subscriber would be given now."""
     from core.campaigns import obstacle_to_test
     from core.deciding import work_out_issues
-    from core.ids import newsletter_source_id
     from core.space import Space
     from core.verdicts import registered_row
-    from edge.campaigns import active_model, shard_of
+    from edge.campaigns import active_model, shard_of, slot_of
 
     state, now = shard_of(log, subscriber_id), log.clock.now()
     obstacle = obstacle_to_test(state.table, definition, subscriber_id, now)
     if obstacle is not None:
         return Foreseen([], None, f"the subscriber {obstacle}")
-    model, newsletter_id = active_model(log), definition["newsletter_id"]
-    slot = {
-        "source_id": newsletter_source_id(newsletter_id, now, subscriber_id),
-        "chunks": log.settings.newsletter_chunks,
-        "newsletter_id": newsletter_id,
-        "slot_at": now,
-        "forced": True,
-        "rules": definition,
-        "model_version": model[0] if model else None,
-        "test_subscriber": subscriber_id,
-    }
+    model = active_model(log)
+    slot = slot_of(log, definition, now, model, forced=True, subscriber_id=subscriber_id)
     rows = registered_row(state.table, subscriber_id)
     issues = work_out_issues(state, slot, rows, now, Space(None if model is None else model[1]))
     items = []

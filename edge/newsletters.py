@@ -4,7 +4,7 @@ A definition is checked before it is written, and one that changes nothing write
 """
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from core.errors import InputError
 from core.folding import first_difference
 from core.newsletters import INCIDENTAL
 from edge.advice import say, unknown_topics
+from edge.own_templates import OwnTemplates
 from edge.publishing import read_events
 from runtime.output import Output, plain
 from runtime.settings import Settings
@@ -59,37 +60,44 @@ def newsletter_define(output: Output, file: str) -> None:
     """Define the newsletters of FILE: JSON or JSONL in the form of NewsletterDefined, - for standard input.
 
     Needed are newsletter_id, name, from_address and postal_address. The revision is the next one when it is left out; the
-    same definition again changes nothing.
+    same definition again changes nothing. One that is wrong, and none of the file is defined.
     """
     from edge.writing import Log
     from runtime.documents import read_documents
-    from runtime.templates import load_templates
 
     documents = read_documents(file, sys.stdin)
     settings = Settings.load()
-    templates = load_templates(settings)
+    templates = OwnTemplates(settings)
     with Log(settings) as log:
         known = defined_newsletters(log)
         defaults = {**NEWSLETTER_DEFAULTS, "defined_at": log.clock.now()}
-        written = []
+        defined: list[tuple[NewEvent, int, bool, dict[str, tuple[Any, Any]], list[str]]] = []
         for document in documents:
             fields = document.fields
             earlier = known.newest(str(fields.get("newsletter_id")))
             before = earlier["revision"] if earlier else 0
             filled = {**defaults, "from_name": fields.get("name"), "revision": max(before, 1), **fields}
             event = read_events("NewsletterDefined", "newsletter_id", log.topics.newsletters, [document], filled)[0]
-            _refuse_unknown_templates(document, event.value, templates)
+            try:
+                if any(event.key == other.key for other, *_ in defined):
+                    raise InputError(f"newsletter_id: {event.key} is defined twice here; keep one of them")
+                for field, name in _templates_of(event.value):
+                    templates.get(field, name)
+            except InputError as error:
+                raise document.refuse(error) from None
             revision = _revision_of(document, event, earlier, given="revision" in fields)
             advice = unknown_topics(log, event.value["audience_topics"])
-            written.append((event.key, revision, revision != before, _changes(earlier, event.value), sorted(advice)))
-            if revision != before:
+            defined.append((event, revision, revision != before, _changes(earlier, event.value), sorted(advice)))
+        for event, revision, changed, *_ in defined:
+            if changed:
                 log.write_one(event._replace(value={**event.value, "revision": revision}))
-    for key, revision, changed, changes, unknown in written:
+    for event, revision, changed, changes, unknown in defined:
         shown = {"changes": changes} if output.json_mode and changes else {}
-        output.item({"newsletter_id": key, "revision": revision, "changed": changed, **shown})
+        output.item({"newsletter_id": event.key, "revision": revision, "changed": changed, **shown})
         for field, (old, new) in changes.items():
             output.say(f"  {field}: {plain(old)} → {plain(new)}")
         say(output, {"unknown_topics": unknown})
+    templates.warn()
 
 
 def _changes(earlier: Mapping[str, Any] | None, value: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -121,12 +129,10 @@ def _variants(variants: Sequence[Mapping[str, Any]] | None) -> str | None:
     return "; ".join(words) or None
 
 
-def _refuse_unknown_templates(document: "Document", value: Mapping[str, Any], templates: Collection[str]) -> None:
-    """Raise InputError when the newsletter or a variant of it names a template that is not there."""
+def _templates_of(value: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return field and name of each template that a newsletter or a variant of it names."""
     places = [("template", value["template"]), *(("variants.template", one["template"]) for one in value["variants"])]
-    for field, name in places:
-        if name is not None and name not in templates:
-            raise document.refuse(InputError(f"{field}: there is no template {name}; there are {', '.join(sorted(templates))}"))
+    return [(field, name) for field, name in places if name is not None]
 
 
 def _revision_of(document: "Document", event: "NewEvent", earlier: Mapping[str, Any] | None, *, given: bool) -> int:
@@ -156,10 +162,12 @@ def defined_newsletters(log: "Log") -> "Definitions":
     return known
 
 
-_ZONE = click.option("--zone", default="UTC", show_default=True, help="IANA zone in which the next issue is looked for.")
+_ZONE = click.option(
+    "--time-zone", "zone", default="UTC", show_default=True, help="IANA zone in which the next issue is looked for."
+)
 
 
-@newsletter.command("list", epilog="Example: newswire newsletter list --zone Europe/Berlin")
+@newsletter.command("list", epilog="Example: newswire newsletter list --time-zone Europe/Berlin")
 @_ZONE
 @click.pass_obj
 def newsletter_list(output: Output, zone: str) -> None:
@@ -174,11 +182,12 @@ def newsletter_list(output: Output, zone: str) -> None:
             shown = value["newsletter_id"], value["revision"], value["name"], comes, local
             looks = value["template"], value["subject"], _variants(value["variants"])
             rows.append((*shown, *looks, value["max_items"], value["from_address"]))
-    columns = ["newsletter_id", "revision", "name", "comes", "next_local", "template", "subject", "variants", "max_items"]
-    output.table("Newsletters", [*columns, "from_address"], rows)
+    columns = ["newsletter_id", "revision", "name", "comes", "next_local", "template", "subject", "variants"]
+    more = ["max_items", "from_address"] if output.json_mode else []
+    output.table("Newsletters", [*columns, *more], [row[: len(columns) + len(more)] for row in rows])
 
 
-@newsletter.command("next", epilog="Example: newswire newsletter next daily --zone Europe/Berlin --count 7")
+@newsletter.command("next", epilog="Example: newswire newsletter next daily --time-zone Europe/Berlin --count 7")
 @click.argument("newsletter_id", metavar="NEWSLETTER")
 @_ZONE
 @click.option("--count", type=click.IntRange(1, 366), default=5, show_default=True, help="How many.")
@@ -203,7 +212,7 @@ def _check_zone(zone: str) -> None:
 
     problem = time_zone(zone)
     if problem is not None:
-        raise InputError(f"zone: {zone!r} {problem}")
+        raise InputError(f"time_zone: {zone!r} {problem}")
 
 
 def _ahead(value: Mapping[str, Any], zone: str, now: "datetime", count: int) -> tuple[str, list[tuple["datetime", str]]]:

@@ -226,11 +226,13 @@ def prefer(output: Output, /, subscriber: str, **options: Any) -> None:
     """Change preferences of SUBSCRIBER: what is named replaces that field, the rest stays as it is."""
     from edge.writing import Log
     from runtime.directory import Directory, read_subscriber_id
+    from runtime.topic_names import load_topic_names
 
     changes, subscriber_id = read_preferences(options), read_subscriber_id(subscriber)
     if not changes:
         raise InputError("preferences: expected at least one option, such as --topics hep-ph")
     settings = Settings.load()
+    load_topic_names(settings)  # what is wrong with it is said before anything is written
     with Directory(settings) as directory:
         try:
             directory.prefer(subscriber_id, changes)

@@ -13,12 +13,12 @@ import click
 
 from core.errors import InputError
 from core.names import CHANNELS
+from edge.own_templates import OwnTemplates
 from runtime.output import Output
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
     from core.rendering.model import Issue, IssueItem
-    from core.rendering.templating import MailTemplate
     from edge.writing import Log
     from schemas.records import Event
 
@@ -106,13 +106,13 @@ def _rendered(
     from core.rendering import discord, slack, webhook
     from core.rendering.email import newsletter_email
     from edge.writing import Log
-    from runtime.templates import load_templates
     from runtime.topic_names import load_topic_names
 
-    templates, names = load_templates(settings), load_topic_names(settings)
+    templates, names = OwnTemplates(settings), load_topic_names(settings)
     with Log(settings) as log:
         issue, sender, channel, shows = _issue(log, templates, newsletter, asked, subscriber, language, variant)
         now = log.clock.now()
+    templates.warn()
     issue = replace(issue, topic_names=names[issue.language])
     parts: dict[str, Any] = {"channel": channel, "template": issue.template.id, "shows": shows, "from_address": sender}
     if channel == "email":
@@ -128,7 +128,7 @@ def _rendered(
 
 
 def _issue(
-    log: "Log", templates: Mapping[str, "MailTemplate"], newsletter: str, asked: str | None, subscriber: str | None,
+    log: "Log", templates: OwnTemplates, newsletter: str, asked: str | None, subscriber: str | None,
     language: str | None, variant: str | None,
 ) -> "tuple[Issue, str, str, str]":  # fmt: skip
     """Return the issue, the mail address that sends it, its channel, and what it shows.
@@ -144,7 +144,7 @@ def _issue(
     definition = definition_of(log, newsletter)
     if variant is not None and variant not in [one["name"] for one in definition["variants"]]:
         raise InputError(f"variant: {newsletter} has none named {variant}")
-    group, shows = f"{log.clock.now():%Y-%m-%dT%H:%M}", "the newest publications that it could contain"
+    group, shows = f"{log.clock.now():%Y-%m-%dT%H:%M}", "the newest publications that it could contain, with samples of reasons"
     reads, channel, look, items = None, asked or "email", None, list["IssueItem"]()
     if subscriber:
         subscriber = read_subscriber_id(subscriber)
@@ -162,8 +162,6 @@ def _issue(
             f"newsletter: nothing that {newsletter} could contain was approved yet; publish something, and wait for its score"
         )
     subject, name = look or look_of(definition, variant)
-    if name not in templates:
-        raise InputError(f"template: {newsletter} names {name}, which is not there; there are {', '.join(sorted(templates))}")
     issue = Issue(
         newsletter_id=newsletter,
         newsletter_name=definition["name"],
@@ -174,7 +172,7 @@ def _issue(
         from_name=definition["from_name"],
         postal_address=definition["postal_address"],
         unsubscribe_url=f"{log.settings.edge_url}/u/{PREVIEW}",
-        template=templates[name],
+        template=templates.get("template", name),
         delivery_id=PREVIEW,
     )
     return issue, definition["from_address"], channel, shows
@@ -210,7 +208,7 @@ def _foreseen(log: "Log", definition: Mapping[str, Any], subscriber: str) -> "tu
     found = log.read_positions(log.topics.publications, [place for place, _ in would.items])
     items = [IssueItem(ItemContent.of(found[place].value), reason) for place, reason in would.items if place in found]
     obstacle = would.obstacle or "its publications are not in the log any more"
-    missing = f"the newest publications, which are not chosen for them: {obstacle}"
+    missing = f"the newest publications, with samples of reasons, which are not chosen for them: {obstacle}"
     return items, would.variant, "what the ranking would give them now" if items else missing
 
 

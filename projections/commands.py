@@ -1,11 +1,14 @@
 """Commands of the read models: run them, look at them, prove them, and print the accounting."""
 
 import sys
+from itertools import groupby
+from typing import Any
 
 import click
 
+from core.errors import InputError, SetupError, Unavailable
 from runtime.commands import run_group
-from runtime.output import Output
+from runtime.output import Output, plain
 from runtime.settings import Settings
 
 
@@ -85,31 +88,70 @@ def verify(output: Output, name: str) -> None:
 
 @click.command(epilog="Example: newswire accounting daily@2026-11-22T09:00Z")
 @click.argument("source", required=False)
-@click.option("--limit", default=20, show_default=True, help="Sources to show when none is named, newest first.")
+@click.option("--limit", default=20, show_default=True, help="Sources to show when no single one is named, newest first.")
 @click.pass_obj
 def accounting(output: Output, source: str | None, limit: int) -> None:
-    """Print what was decided for a SOURCE (an alert_id, or newsletter@minute) and what became of it, by channel.
+    """Print what was decided for a SOURCE and what became of it, by channel, and what is still open.
 
-    The exit code is 1 when a balance is not 0: then deliveries were lost, or counted that nobody decided.
+    SOURCE is an alert_id, a newsletter's slot such as daily@2026-11-22T09:00Z, or a newsletter: then its newest slots. The exit
+    code is 1 when a balance is not 0 although all is decided: then deliveries were lost, or counted that nobody decided.
     """
     from projections.operations import ACCOUNTING_COLUMNS, accounting_rows
 
-    rows = accounting_rows(Settings.load(), source, limit)
-    if source is None or output.json_mode:
-        output.table("Accounting", ACCOUNTING_COLUMNS, rows)
+    settings = Settings.load()
+    rows = [dict(zip(ACCOUNTING_COLUMNS, row, strict=True)) for row in accounting_rows(settings, source, limit)]
+    waiting = _undecided(settings, source)
+    if source is not None and not rows and not waiting:
+        raise InputError(f"source {source!r} is not known: nothing was decided for it yet.")
+    nothing = dict.fromkeys(ACCOUNTING_COLUMNS, 0) | {"source_kind": "newsletter", "channel": "none", "complete": False}
+    rows += [{**nothing, "source_id": one} for one in waiting]
+    if output.json_mode:
+        output.table("", ACCOUNTING_COLUMNS, [list(row.values()) for row in rows])
     else:
-        output.table(f"Accounting of {source}", ACCOUNTING_COLUMNS[1:], [row[1:] for row in rows])
-    balance = ACCOUNTING_COLUMNS.index("balance")
-    wrong = [row for row in rows if row[balance] != 0]
+        _show_accounting(output, rows)
+    # What was requested may be known before the decision that it comes from: until all are, a difference says nothing.
+    wrong = sum(row["balance"] != 0 for row in rows if row["complete"])
     if wrong:
-        output.say(f"{len(wrong)} of {len(rows)} rows do not balance.")
+        output.say(f"{wrong} of {len(rows)} rows do not balance.")
         sys.exit(1)
-    complete = ACCOUNTING_COLUMNS.index("complete")
-    unfinished = len({row[0] for row in rows if not row[complete]})
-    if unfinished:
-        output.say(f"Incomplete: {unfinished} of the sources; not all their chunks are decided yet. What is decided balances.")
-    else:
-        output.say("Every row balances.")
+    output.say(f"Every row balances. {_open(settings, rows)}")
+
+
+def _undecided(settings: Settings, source: str | None) -> list[str]:
+    from projections.operations import undecided
+
+    try:
+        return undecided(settings, source)
+    except (Unavailable, SetupError) as error:
+        click.echo(f"Warning: slots of which nothing is decided yet are not shown: {error}.", err=True)
+        return []
+
+
+def _show_accounting(output: Output, rows: list[dict[str, Any]]) -> None:
+    """Print a table for each source."""
+    for source, group in groupby(rows, key=lambda row: row["source_id"]):
+        each = list(group)
+        columns = [name for name in each[0] if name not in ("source_id", "source_kind", "complete", "population")]
+        decided = "" if each[0]["complete"] else ", not decided yet" if not each[0]["population"] else ", in part not decided yet"
+        title = f"{source}: {plain(each[0]['population'])} subscribers{decided}"
+        output.table(title, columns, [[row[name] for name in columns] for row in each])
+
+
+def _open(settings: Settings, rows: list[dict[str, Any]]) -> str:
+    """Return in words what may still change."""
+    from projections.operations import finished
+
+    left = {row["source_id"] for row in rows} - finished(settings, {row["source_id"] for row in rows})
+    undecided = len({row["source_id"] for row in rows if not row["complete"]})
+    under_way = sum(row["pending"] + row["not_fanned_out"] for row in rows if row["source_id"] in left)
+    unknown = sum(row["unknown"] for row in rows)
+    parts = [
+        f"{plain(undecided)} {'source is' if undecided == 1 else 'sources are'} not decided yet, or not in all its chunks",
+        f"{plain(under_way)} {'delivery is' if under_way == 1 else 'deliveries are'} under way",
+        f"of {plain(unknown)} it is unknown whether they arrived",
+    ]
+    said = [part for part, count in zip(parts, (undecided, under_way, unknown), strict=True) if count]
+    return f"Still open: {'; '.join(said)}." if said else "Nothing is open."
 
 
 commands: list[click.Command] = [group, accounting]

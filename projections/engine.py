@@ -42,10 +42,11 @@ from schemas.records import Event, Raw
 from schemas.registry import RegistrySource
 from schemas.topics import Topics
 
-IDLE_S = 0.3
-"""Longest wait for the first record of a batch."""
-GROUP_COMMIT_S = 1.0
-"""Shortest time between two commits for the group, look-ups of requests and tries to drop old generations."""
+IDLE_S = 1.0
+"""Longest wait for the first record of a batch, and how much longer a stop may take for it; a record ends it at once."""
+GROUP_COMMIT_S = 2.0
+"""Shortest time between two commits for the group, look-ups of requests and tries to drop old generations: together they cost
+Kafka and PostgreSQL more than a batch of statuses."""
 BUILD_STEPS = 4
 """Steps of a building generation for each step of the live one."""
 NEAR_EVENTS = 5000
@@ -207,7 +208,7 @@ class Engine:
                 return
 
     def _switch(self, store: Store, generation: Generation) -> bool:
-        """Point the views at a generation that has caught up; not more often than once a second while readers hold them."""
+        """Point the views at a generation that has caught up; every GROUP_COMMIT_S while readers hold them."""
         if self._clock.monotonic() < self._switch_from_s:
             return False
         self._switch_from_s = self._clock.monotonic() + GROUP_COMMIT_S
@@ -217,7 +218,7 @@ class Engine:
         return True
 
     def _tick(self, store: Store, committing: Follower, is_building: bool) -> bool:
-        """About once a second commit and look around; True when a new generation has begun."""
+        """Every GROUP_COMMIT_S commit and look around; True when a new generation has begun."""
         now_s = self._clock.monotonic()
         if now_s - self._ticked_at_s < GROUP_COMMIT_S:
             return False

@@ -1,24 +1,33 @@
 """What people ask about read models: status, rebuilds, and the accounting."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 import psycopg
 
-from core.errors import InputError
+from core.checks import uuid
+from core.errors import CodecError, InputError
+from core.names import MAX_LATE_H
 from projections.catalogue import PROJECTIONS, projection
 from projections.engine import group_of
 from projections.log import Log
 from projections.model import Projection
 from projections.store import Offsets, read_generation
+from runtime.clock import SystemClock
+from runtime.kafka import admin_client, end_offsets, partitions_of, read_range, start_offsets
 from runtime.postgres import connect
+from runtime.reach import require_kafka
 from runtime.settings import Settings
+from schemas.codec import Codec
+from schemas.registry import RegistrySource
 from schemas.topics import Topics
 
 ACCOUNTING_COLUMNS = ("source_id", "source_kind", "channel", "complete", "population", "chosen", "gated", "not_concerned",
                       "not_fanned_out", "pending", "unknown", "sent", "confirmed", "failed", "suppressed", "balance")  # fmt: skip
+READ_NEWEST: Final = 20_000
+"""Newest records of a shard's copies that are looked through for slots; it takes a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,27 +120,60 @@ def request_rebuild(settings: Settings, name: str, requested_by: str) -> list[st
     return chosen
 
 
-def accounting_rows(settings: Settings, source_id: str | None, limit: int) -> Sequence[tuple[Any, ...]]:
-    """Return the accounting of one source, or of the sources decided last, as rows of ACCOUNTING_COLUMNS.
+def accounting_rows(settings: Settings, source: str | None, limit: int) -> list[tuple[Any, ...]]:
+    """Return the accounting of one source, of a newsletter's sources, or of all, the `limit` decided last: ACCOUNTING_COLUMNS.
 
-    Uses the read-only role. InputError when the source is not known (yet).
+    Uses the read-only role. InputError when the source is not known (yet), or nothing of the newsletter.
     """
     settings.require("database_url")
     columns = ", ".join(ACCOUNTING_COLUMNS)
+    newest = """any (array(select source_id from api.sources where %(source)s::text is null or newsletter_id = %(source)s
+                order by decided_at desc nulls last, source_id limit %(limit)s))"""
+    wanted = "%(source)s" if source is not None and is_source(source) else newest
+    query = f"select {columns} from api.accounting where source_id = {wanted} order by source_id, channel"  # noqa: S608 - fixed
     with connect(settings.database_url, autocommit=True) as connection:
         try:
-            if source_id is not None:
-                query = f"select {columns} from api.accounting where source_id = %s order by channel"  # noqa: S608
-                rows = connection.execute(query.encode(), [source_id]).fetchall()
-            else:
-                query = (
-                    f"select {columns} from api.accounting where source_id = any (array("  # noqa: S608
-                    "select source_id from api.sources order by decided_at desc nulls last, source_id limit %s))"
-                    " order by source_id, channel"
-                )
-                rows = connection.execute(query.encode(), [limit]).fetchall()
+            rows = connection.execute(query.encode(), {"source": source, "limit": limit}).fetchall()
         except psycopg.errors.UndefinedTable:
             raise InputError("there is no api.accounting yet: start the projections with `newswire run projections`.") from None
-    if source_id is not None and not rows:
-        raise InputError(f"source {source_id!r} is not known: nothing was decided for it yet.")
     return rows
+
+
+def is_source(text: str) -> bool:
+    """Return whether a text names one source, an alert or a newsletter's slot, and not a newsletter."""
+    return "@" in text or uuid(text) is None
+
+
+def finished(settings: Settings, sources: Collection[str]) -> set[str]:
+    """Return which of these sources have nothing under way any more."""
+    with connect(settings.database_url, autocommit=True) as connection:
+        query = "select source_id from api.sources where finished and source_id = any (%s)"
+        return {row[0] for row in connection.execute(query, [list(sources)]).fetchall()}
+
+
+def undecided(settings: Settings, source: str | None) -> list[str]:
+    """Return the slots in the log that nothing was decided of yet, of one source or newsletter or of all, the newest first.
+
+    Those that a decision may still come for are looked at. All shards have the same slots, so one is read. Unavailable without
+    Kafka, SetupError without topics.
+    """
+    require_kafka(settings.kafka_bootstrap_servers)
+    topics, admin = Topics(settings.topic_prefix, settings.shards), admin_client(settings)
+    codec, place = (
+        Codec(topics, RegistrySource(settings.schema_registry_url)),
+        partitions_of(admin, [topics.audience_newsletters])[0],
+    )
+    (end,) = end_offsets(admin, [place]).values()
+    (start,) = start_offsets(admin, [place]).values()
+    oldest, slots = SystemClock().now() - timedelta(hours=MAX_LATE_H), dict[str, datetime]()
+    for raw in read_range(settings, {place: max(start, end - READ_NEWEST)}, {place: end}):
+        try:
+            value = codec.decode(raw).value
+        except CodecError:
+            continue  # dead-lettered by those whose input it is
+        if "slot_at" in value and value["slot_at"] > oldest and source in (None, value["source_id"], value["newsletter_id"]):
+            slots[value["source_id"]] = value["slot_at"]
+    with connect(settings.database_url, autocommit=True) as connection:
+        query = "select source_id from api.sources where source_id = any (%s)"
+        known = {row[0] for row in connection.execute(query, [list(slots)]).fetchall()}
+    return sorted(slots.keys() - known, key=lambda one: slots[one], reverse=True)

@@ -16,7 +16,6 @@ import os
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from functools import cache, partial
 from typing import Final, NoReturn
@@ -76,7 +75,7 @@ def letter_of(
     size_bytes = len(raw.value or b"") + len(raw.key or b"") + sum(len(name) + len(data) for name, data in raw.headers)
     if size_bytes > MAX_ORIGINAL_BYTES:
         ours["dlq.withheld"] = str(size_bytes)
-        raw = replace(raw, key=None, value=b"", headers=())
+        raw = raw._replace(key=None, value=b"", headers=())
     if topics.spec(raw.topic).personal:
         assert keys is not None, f"dead letters of {raw.topic} are encrypted"
         raw, ours["dlq.sealed"] = seal(keys(), raw)
@@ -110,7 +109,7 @@ def seal(keys: KeyStore, raw: Raw) -> tuple[Raw, str]:
         subject = OWN_SUBJECT
         keys.create([subject])
         sealed = keys.encrypt(subject, PURPOSE, original)
-    return replace(raw, key=raw.key if named else None, value=sealed, headers=()), subject
+    return raw._replace(key=raw.key if named else None, value=sealed, headers=()), subject
 
 
 def unseal(keys: KeyStore, subject: str, raw: Raw) -> Raw:
@@ -118,8 +117,7 @@ def unseal(keys: KeyStore, subject: str, raw: Raw) -> Raw:
     original = keys.decrypt(subject, PURPOSE, raw.value or b"")
     end = 4 + int.from_bytes(original[:4], "big")
     head = orjson.loads(original[4:end])
-    return replace(
-        raw,
+    return raw._replace(
         key=None if head["key"] is None else b64decode(head["key"]),
         value=None if head["tombstone"] else original[end:],
         headers=tuple((name, b64decode(data)) for name, data in head["headers"]),

@@ -217,13 +217,13 @@ class LetterBox:
                 return unseal(self._get_keys(), letter.sealed, raw)
             except KeyDestroyed:
                 raise InputError("its subscriber was erased since, and with the key went the original") from None
-        return replace(raw, value=None) if "dlq.tombstone" in _texts(letter.record) else raw
+        return raw._replace(value=None) if "dlq.tombstone" in _texts(letter.record) else raw
 
     def read(self, letter: Letter) -> tuple[Raw, Event | CodecError]:
         """Return the original, and the event that it would be if it were sent again, or what is wrong with it still."""
         raw = self.original(letter)
         try:
-            return raw, self._codec.decode(replace(raw, partition=self._partition(raw)))
+            return raw, self._codec.decode(raw._replace(partition=self._partition(raw)))
         except CodecError as error:
             return raw, error
 

@@ -13,12 +13,14 @@ from typing import Any, Final, Literal
 
 import orjson
 
-PIPED_WIDTH: Final = 200
+PIPED_WIDTH: Final = 120
 """Columns of a table that goes to no terminal, unless COLUMNS says otherwise."""
-FOLDED_WIDTH: Final = 12
+FOLDED_WIDTH: Final = 10
 """Text is folded to this width at the least; numbers and ids are not folded at all."""
-_ID: Final = re.compile(r"^\S*([0-9a-f]{8}-[0-9a-f]{4}-|@\d{4}-)\S*$")
-"""What people copy: it stays on one line, though the table be wider than the terminal then."""
+BETWEEN: Final = 2
+"""Columns between two of a table."""
+_ID: Final = re.compile(r"^\S*([0-9a-f]{8}-[0-9a-f]{4}-|@\d{4}-|/\d+/\d+)\S*$")
+"""What people copy: the first of a table stays on one line, though it be wider than the terminal then."""
 
 
 def plain(value: Any) -> str:
@@ -48,6 +50,28 @@ def _jsonable(value: Any) -> Any:
     return str(value)
 
 
+def _shapes(columns: Sequence[str], rows: Sequence[Sequence[Any]], width: int) -> list[tuple[int, bool, bool]]:
+    """Return for each column its least width, whether it is not folded, and whether it has numbers.
+
+    Every id is whole where there is room; else only those of the first column that has some.
+    """
+    found, ids = list[tuple[int, bool, bool]](), list[int]()
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows]
+        numbers = bool(rows) and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in cells)
+        if any(isinstance(cell, str) and _ID.search(cell) for cell in cells):
+            ids.append(index)
+        longest = max((len(plain(cell)) for cell in cells), default=0)
+        whole = numbers or index in ids
+        heading = max(map(len, column.replace("_", " ").split()), default=0)
+        least = max(longest if whole else min(longest, FOLDED_WIDTH), min(heading, FOLDED_WIDTH))
+        found.append((least, whole, numbers))
+    if 1 + sum(least + BETWEEN for least, *_ in found) > width:
+        for index in ids[1:]:
+            found[index] = (FOLDED_WIDTH, False, False)
+    return found
+
+
 class Output:
     """Prints results in the form that was asked for."""
 
@@ -66,25 +90,27 @@ class Output:
             for row in rows:
                 self._json(dict(zip(columns, row, strict=True)))
             return
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title or None, title_justify="left", header_style="bold")
-        needed = 1
-        for index, column in enumerate(columns):
-            cells = [row[index] for row in rows]
-            numbers = bool(rows) and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in cells)
-            whole = numbers or any(isinstance(cell, str) and _ID.search(cell) for cell in cells)
-            longest = max((len(plain(cell)) for cell in cells), default=0)
-            least = max(longest if whole else min(longest, FOLDED_WIDTH), min(len(column), FOLDED_WIDTH))
-            needed += least + 3
+        width, _ = shutil.get_terminal_size((PIPED_WIDTH, 0))  # COLUMNS, else the terminal's
+        table = Table(
+            title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        )
+        shapes = _shapes(columns, rows, width)
+        for column, (least, whole, numbers) in zip(columns, shapes, strict=True):
             justify: Literal["right", "left"] = "right" if numbers else "left"
-            table.add_column(column, justify=justify, overflow="fold", no_wrap=whole, min_width=least)
+            heading = column.replace("_", " ")
+            table.add_column(heading, justify=justify, overflow="fold", no_wrap=whole and not numbers, min_width=least)
         for row in rows:
             table.add_row(*(Text(plain(value)) for value in row))
-        width, _ = shutil.get_terminal_size((PIPED_WIDTH, 0))  # COLUMNS, else the terminal's
-        Console(width=max(width, needed)).print(table, crop=False)
+        console = Console(width=max(width, 1 + sum(least + BETWEEN for least, *_ in shapes)))
+        with console.capture() as captured:
+            console.print(table, crop=False)
+        sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+        sys.stdout.flush()
 
     def item(self, fields: Mapping[str, Any]) -> None:
         """Print one thing: its fields line by line, or one JSON object."""

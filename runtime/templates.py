@@ -8,6 +8,7 @@ changed has another version, which stands with every attempt in the ledger.
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 
 from core.errors import SetupError
@@ -32,13 +33,27 @@ def load_templates(settings: Settings) -> Mapping[str, MailTemplate]:
 
 def checked(folder: str, own: Mapping[str, str]) -> Mapping[str, MailTemplate]:
     """Return the templates by name, given the files of a folder; the error is that of load_templates."""
+    sound, broken = judged(own)
+    if broken:
+        raise SetupError(unusable(folder, broken))
+    return sound
+
+
+def judged(own: Mapping[str, str]) -> tuple[dict[str, MailTemplate], dict[str, list[Problem]]]:
+    """Return the templates that can be used, and what is wrong with the others, by name, given the files of a folder."""
     names, files = names_of(own), {**SHIPPED_FILES, **own}
-    problems = [problem for name in names for problem in problems_of(name, files)]
+    broken = {name: problems for name in names if (problems := problems_of(name, files))}
     if ALERT_NAME in names:
-        problems.append(Problem("reserved", f"{ALERT_NAME}.mjml", None, "is the template of alerts; give yours another name"))
-    if problems:
-        raise SetupError(f"NEWSWIRE_TEMPLATES={folder} has templates that cannot be used. {in_words(problems)}")
-    return {**SHIPPED, **{name: MailTemplate(name, files) for name in names}}
+        broken[ALERT_NAME] = [
+            Problem("reserved", f"{ALERT_NAME}.mjml", None, "is the template of alerts; give yours another name")
+        ]
+    shipped = {name: template for name, template in SHIPPED.items() if name not in names}
+    return {**shipped, **{name: MailTemplate(name, files) for name in names if name not in broken}}, broken
+
+
+def unusable(folder: str, broken: Mapping[str, Iterable[Problem]]) -> str:
+    """Return the sentence about the templates of a folder that cannot be used."""
+    return f"NEWSWIRE_TEMPLATES={folder} has templates that cannot be used. {in_words(chain.from_iterable(broken.values()))}"
 
 
 class Templates:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from core.checks import language as language_problem
 from core.errors import SetupError
 from core.rendering.phrases import LANGUAGES
 from runtime.settings import Settings
@@ -30,7 +31,10 @@ def load_topic_names(settings: Settings) -> TopicNames:
     except (OSError, ValueError) as error:
         raise SetupError(f"NEWSWIRE_TOPIC_NAMES={file} cannot be read as JSON ({error}); mend it, or unset it.") from None
     for topic, names in given.items() if isinstance(given, dict) else [("the file", given)]:
-        each = names.values() if isinstance(names, dict) else [names]
+        each, languages = (names.values(), names.keys()) if isinstance(names, dict) else ([names], ())
+        strange = next((language for language in languages if language_problem(language) is not None), None)
+        if strange is not None:
+            raise SetupError(f"NEWSWIRE_TOPIC_NAMES={file}: {topic}: {strange!r} {language_problem(strange)}; mend it.")
         if not each or not all(isinstance(name, str) and 0 < len(name.strip()) <= MAX_NAME_CHARACTERS for name in each):
             raise SetupError(
                 f"NEWSWIRE_TOPIC_NAMES={file}: {topic} has no usable name; expected an object such as "

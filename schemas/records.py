@@ -1,14 +1,15 @@
-"""Records on their way to Kafka and back, as plain data."""
+"""Records on their way to Kafka and back, as plain data.
 
-from dataclasses import dataclass
+Several of them are made for every message on its way through a process: a frozen dataclass takes four times as long to make.
+"""
+
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 Headers = tuple[tuple[str, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record to produce; the partition is always explicit when the codec made it."""
 
     topic: str
@@ -18,8 +19,7 @@ class Record:
     partition: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Tombstone:
+class Tombstone(NamedTuple):
     """What takes the records of a key out of a compacted topic."""
 
     topic: str
@@ -29,8 +29,7 @@ class Tombstone:
     value: None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
+class Raw(NamedTuple):
     """A record as it was consumed, not decoded; value is None for a tombstone."""
 
     topic: str
@@ -42,8 +41,7 @@ class Raw:
     timestamp_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A decoded event: `name` is its type without namespace, `id`, `source` and `time` are CloudEvents'."""
 
     name: str

@@ -40,6 +40,7 @@ ASK_EVERY_S: Final = 0.4
 FORGET_EVERY_S: Final = 3600.0
 _ASK_TIMEOUT_S: Final = 2.0
 _POLL_S: Final = 0.1
+"""Longest wait for a record while the ends that were asked for are not reached; else until they are asked for again."""
 _LOCK: Final = 0x636F6E73
 """Advisory lock of the consent process ('cons')."""
 
@@ -137,7 +138,7 @@ class Applier:
             while not self._stopping.is_set():
                 self._mark_current(connection)
                 self._ask(connection, partial(end_offsets, admin, partitions, _ASK_TIMEOUT_S))
-                self._apply(connection, take(consumer, _POLL_S))
+                self._apply(connection, take(consumer, self._pause_s()))
                 self._forget(connection)
         finally:
             consumer.close()
@@ -146,6 +147,10 @@ class Applier:
         if self._target is not None and all(self._positions.get(tp, 0) >= end for tp, end in self._target[1].items()):
             connection.execute(_CURRENT, [self._target[0], self._followed])
             self._target = None
+
+    def _pause_s(self) -> float:
+        """Return how long nothing is to be done but to wait for a record."""
+        return _POLL_S if self._target is not None else max(0.0, self._asked_at + ASK_EVERY_S - self._clock.monotonic())
 
     def _ask(self, connection: psycopg.Connection, ends: Any) -> None:
         now = self._clock.monotonic()

@@ -52,7 +52,7 @@ class Composer:
         suppressed: Suppressed, templates: Mapping[str, MailTemplate], topic_names: TopicNames,
     ) -> None:  # fmt: skip
         self._settings, self._topics, self._keys, self._reader, self._knowledge = settings, topics, keys, reader, knowledge
-        self._suppressed = suppressed
+        self._suppressed, self._publications = suppressed, topics.publications
         self._tokens = TokenKeys.load(settings)
         self._alert_from = parseaddr(settings.alert_from)
         self._items: OrderedDict[_Position, ItemContent] = OrderedDict()
@@ -62,17 +62,17 @@ class Composer:
 
     async def compose(self, deliveries: Sequence[Delivery]) -> list[Message | Outcome]:
         """Return a message or an outcome for each delivery, in order; Unavailable when keys or content cannot be asked for."""
-        positions = {position for d in deliveries for position in self._positions(d)} - self._items.keys()
         _, contents = await asyncio.gather(
-            asyncio.to_thread(self._keys.prefetch, {d.subscriber_id for d in deliveries}), self._reader.get_many(positions)
+            asyncio.to_thread(self._keys.prefetch, {d.subscriber_id for d in deliveries}),
+            self._reader.get_many(self._unknown(deliveries)),
         )
         return [self._one(d, contents) for d in deliveries]
 
     async def retractions(self, deliveries: Sequence[tuple[Delivery, datetime]]) -> list[tuple[str, Retraction] | Outcome]:
         """Return address and retraction for each delivery and the time of its recall, in order; the errors are compose's."""
-        positions = {position for d, _ in deliveries for position in self._positions(d)} - self._items.keys()
         _, contents = await asyncio.gather(
-            asyncio.to_thread(self._keys.prefetch, {d.subscriber_id for d, _ in deliveries}), self._reader.get_many(positions)
+            asyncio.to_thread(self._keys.prefetch, {d.subscriber_id for d, _ in deliveries}),
+            self._reader.get_many(self._unknown([d for d, _ in deliveries])),
         )
         return [self._retraction(d, retracted_at, contents) for d, retracted_at in deliveries]
 
@@ -85,8 +85,9 @@ class Composer:
         content, address = made.content, made.address
         gone: list[ItemContent] = []
         if isinstance(content, Issue):
-            places = [i for i in delivery.request["items"] if self._knowledge.bars.retracted(i["publication_id"])]
-            gone = [item for i in places if (item := self._item(i, contents)) is not None]
+            items = zip(delivery.request["items"], self._positions(delivery), strict=True)
+            places = [(i, place) for i, place in items if self._knowledge.bars.retracted(i["publication_id"])]
+            gone = [item for i, place in places if (item := self._item(i, place, contents)) is not None]
         about = content.publication_id if isinstance(content, AlertMessage) else None
         retraction = Retraction(
             titles=(content.title,) if isinstance(content, AlertMessage) else tuple(item.title for item in gone),
@@ -101,14 +102,16 @@ class Composer:
         )
         return address, retraction
 
+    def _unknown(self, deliveries: Sequence[Delivery]) -> set[_Position]:
+        """Return where the contents are that have to be read."""
+        return {place for d in deliveries for place in self._positions(d) if place not in self._items}
+
     def _positions(self, delivery: Delivery) -> list[_Position]:
         if delivery.source_kind == "newsletter":
-            return [self._place(item) for item in delivery.request["items"]]
+            topic = self._publications
+            return [(topic, item["content_partition"], item["content_offset"]) for item in delivery.request["items"]]
         partition, offset = delivery.request["alert_partition"], delivery.request["alert_offset"]
         return [] if partition is None or offset is None else [(self._topics.alerts, partition, offset)]
-
-    def _place(self, item: dict[str, Any]) -> _Position:
-        return self._topics.publications, item["content_partition"], item["content_offset"]
 
     def _one(self, delivery: Delivery, contents: dict[_Position, Event | None]) -> Message | Outcome:
         made = self._message(delivery, contents)
@@ -165,11 +168,11 @@ class Composer:
         definition = self._knowledge.newsletter(delivery.newsletter_id)
         if definition is None or not delivery.request["subject"]:
             return Dead("content_missing")
-        items = []
-        for item in delivery.request["items"]:
-            if self._knowledge.bars.retracted(item["publication_id"]):
+        items, retracted = [], self._knowledge.bars.retracted
+        for item, place in zip(delivery.request["items"], self._positions(delivery), strict=True):
+            if retracted(item["publication_id"]):
                 continue
-            content = self._item(item, contents)
+            content = self._item(item, place, contents)
             if content is None:
                 return Dead("content_missing")
             items.append(IssueItem(content, item["reason"]))
@@ -203,8 +206,7 @@ class Composer:
             log.warning("there is no template %s, so its newsletters are sent with %s", name, DEFAULT)
         return template or self._templates[DEFAULT]
 
-    def _item(self, item: dict[str, Any], contents: dict[_Position, Event | None]) -> ItemContent | None:
-        place = self._place(item)
+    def _item(self, item: dict[str, Any], place: _Position, contents: dict[_Position, Event | None]) -> ItemContent | None:
         known = self._items.get(place)
         if known is None:
             event = contents.get(place)

@@ -62,7 +62,8 @@ def list_(output: Output, state: str, channel: str | None, source: str | None, r
     from sinks.history import LISTED, find
 
     rows = find(Settings.load(), state, channel=channel, source=source, reason=reason, limit=limit)
-    output.table(f"Deliveries in state {state}", LISTED, rows)
+    shown = LISTED if output.json_mode else [name for name in LISTED if name != "state"]
+    output.table(f"Deliveries in state {state}", shown, [[row[LISTED.index(name)] for name in shown] for row in rows])
 
 
 @delivery.command(

@@ -39,7 +39,7 @@ from sinks.settle import persist
 from sinks.suppression import REFRESH_S, Suppressed
 
 CONNECTIONS: Final = 3
-EVERY_S: Final = 0.5
+EVERY_S: Final = 1.0
 """Pause between two rounds of a part that had nothing more to do."""
 START_TIMEOUT_S: Final = 60.0
 _LOCK: Final = 0x67756172

@@ -31,8 +31,10 @@ from sinks.flow import Flow
 from sinks.ledger import DAYS_AHEAD, DAYS_KEPT, Ledger
 from sinks.settle import Settlement, persist
 
-POLL_S: Final = 0.1
-"""Longest wait for a record; also how long a rebalance may wait for the poll thread."""
+POLL_S: Final = 0.5
+"""Longest wait for a record, and how much longer a stop may take for it; a record or a rebalance ends it at once."""
+PAUSED_POLL_S: Final = 0.1
+"""The same while the partitions are paused, when no record can end it: how late they may be resumed."""
 COMMIT_EVERY_S: Final = {"urgent": 0.25, "bulk": 1.0}
 """What a process that dies has not committed is read again, and found in the ledger."""
 DRAIN_S: Final = 9.0
@@ -125,7 +127,8 @@ class Intake:
         while not self._flight.stopping:
             self._pause(self._flow.blocked or not await self._room())
             async with self._polling:
-                messages = await asyncio.to_thread(take, self._consumer, POLL_S, self._batch)
+                wait_s = PAUSED_POLL_S if self._paused else POLL_S
+                messages = await asyncio.to_thread(take, self._consumer, wait_s, self._batch)
             raws = []
             for message in messages:
                 error = message.error()

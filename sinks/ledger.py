@@ -38,7 +38,7 @@ Pool = AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]
 NOT_MIGRATED: Final = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName)
 """Errors that say that the migrations have not been applied."""
 
-_SESSION: Final = (
+SESSION: Final = (
     "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_mergejoin=off -c enable_hashjoin=off "
     "-c random_page_cost=1.1 -c jit=off"
 )
@@ -54,7 +54,7 @@ def open_pool(url: str, connections: int) -> Pool:
         max_size=connections,
         open=False,
         timeout=10,
-        kwargs={"autocommit": True, "options": _SESSION, "connect_timeout": 5},
+        kwargs={"autocommit": True, "options": SESSION, "connect_timeout": 5},
     )
 
 

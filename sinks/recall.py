@@ -71,10 +71,11 @@ FROM unnest(%(subjects)s::text[], %(days)s::date[], %(ids)s::uuid[], %(channels)
 ON CONFLICT DO NOTHING RETURNING 1
 """
 # What is parked and has nothing left to send is settled now, not when its next attempt would be due.
-_HURRY: Final[LiteralString] = """
+# CASE: see sinks/statements.py.
+HURRY: Final[LiteralString] = """
 UPDATE ledger.deliveries d SET next_attempt_at = clock_timestamp()
 FROM unnest(%(days)s::date[], %(ids)s::uuid[]) AS i(day, delivery_id)
-WHERE d.day = i.day AND d.delivery_id = i.delivery_id AND d.state = 'retry' AND d.next_attempt_at > clock_timestamp()
+WHERE d.day = i.day AND d.delivery_id = i.delivery_id AND CASE d.state WHEN 'retry' THEN d.next_attempt_at > clock_timestamp() END
 RETURNING 1
 """
 _ALL_FOUND: Final[LiteralString] = """
@@ -211,7 +212,7 @@ class Recall:
             count += len(await self._ledger.rows(_ADD, _columns(batch)))
             empty = [d for _, d in batch if self._nothing_left(d)]
             if empty:
-                await self._ledger.rows(_HURRY, {"days": [d.day for d in empty], "ids": [d.uuid for d in empty]})
+                await self._ledger.rows(HURRY, {"days": [d.day for d in empty], "ids": [d.uuid for d in empty]})
         self._read_to |= dict.fromkeys(subjects, ends)
         await self._ledger.rows(_ALL_FOUND, {"subjects": list(subjects)})
         if count:

@@ -20,8 +20,8 @@ import orjson
 from core.errors import RenderingFailed, Unavailable
 from core.outcomes import Dead, Outcome, Refusal, Retry, Sent, Unknown, told
 from core.rendering.catalogue import ALERT
-from core.rendering.email import EmailLayout, alert_entry, alert_layout, newsletter_entry, newsletter_layout
-from core.rendering.fragments import FragmentCache
+from core.rendering.email import EmailLayout, alert_entry, alert_layout, newsletter_layout, newsletter_parts
+from core.rendering.fragments import REASONED, FragmentCache
 from core.rendering.model import Issue, Retraction
 from core.rendering.text import header_value
 from runtime.settings import Settings
@@ -57,6 +57,7 @@ _BODY: Final = "newswire_body"
 SUPPRESSION_REASONS: Final = {"bounced": "BOUNCE", "complained": "COMPLAINT"}
 """Our reason and SES's."""
 _TAG: Final = re.compile(r"[^A-Za-z0-9_-]")
+_PLAIN_TAG: Final = re.compile(r"[A-Za-z0-9_-]{1,256}").fullmatch
 _ADDRESS: Final = re.compile(r"[\x21-\x3b\x3d\x3f-\x7e]{1,64}@[A-Za-z0-9.-]{1,255}")
 """Local parts must be ASCII (no SMTPUTF8), domains are in their ASCII form; whether it exists is SES's business."""
 
@@ -73,7 +74,7 @@ class Ses:
     def __init__(self, settings: Settings) -> None:
         require_endpoint(settings, settings.ses_endpoint_url, "NEWSWIRE_SES_ENDPOINT_URL", "email")
         self._settings = settings
-        self._fragments = FragmentCache()
+        self._fragments, self._items = FragmentCache(), FragmentCache(REASONED)
         self._client: Any = None
         self._exit: Callable[[], Any] | None = None
 
@@ -147,16 +148,15 @@ class Ses:
         content = message.content
         try:
             _layout(message)  # remembered: one that fails is no call
-            data = newsletter_entry(content, self._fragments) if isinstance(content, Issue) else alert_entry(content)
+            data = self._newsletter_data(content) if isinstance(content, Issue) else _data(alert_entry(content))
         except RenderingFailed as error:
             return Dead("rendering", str(error))
-        text = orjson.dumps(data).decode()
-        if len(text) > MAX_TEMPLATE_DATA or len(content.unsubscribe_url) > MAX_HEADER_VALUE - 2:
+        if _characters(data) > MAX_TEMPLATE_DATA or len(content.unsubscribe_url) > MAX_HEADER_VALUE - 2:
             return Dead("too_large")
         delivery = message.delivery
         return {
             "Destination": {"ToAddresses": [address]},
-            "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": text}},
+            "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": orjson.Fragment(data)}},
             "ReplacementHeaders": [
                 {"Name": "List-Unsubscribe", "Value": f"<{content.unsubscribe_url}>"},
                 {"Name": "List-Unsubscribe-Post", "Value": "List-Unsubscribe=One-Click"},
@@ -169,6 +169,12 @@ class Ses:
                 template=content.template.id if isinstance(content, Issue) else ALERT.id,
             ),
         }
+
+    def _newsletter_data(self, issue: Issue) -> bytes:
+        """Return the data of an entry; the items, nearly all of it, are quoted once for all messages."""
+        values, html, text = newsletter_parts(issue, self._fragments, self._items, _quoted)
+        ends = (b',\\"items_html\\":\\"', *html, b'\\",\\"items_text\\":\\"', *text, b'\\"}"')
+        return _data(values)[: -len(b'}"')] + b"".join(ends)
 
     async def call(self, prepared: Sequence[Prepared]) -> list[Outcome]:
         """Send one SendBulkEmail."""
@@ -270,6 +276,21 @@ def _put_body(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None
     params["body"] = context[_BODY]
 
 
+def _data(values: Mapping[str, str]) -> bytes:
+    """Return what TemplateData holds, JSON text, as it stands in the call: once more quoted as a string."""
+    return orjson.dumps(orjson.dumps(values).decode())
+
+
+def _quoted(text: str) -> bytes:
+    """Return a part of a value as it stands in the call."""
+    return orjson.dumps(orjson.dumps(text)[1:-1].decode())[1:-1]
+
+
+def _characters(data: bytes) -> int:
+    """Return how many characters TemplateData has; where its bytes are few enough, their number, which is no less."""
+    return len(data) if len(data) <= MAX_TEMPLATE_DATA else len(orjson.loads(data))
+
+
 def _layout(message: Message) -> EmailLayout:
     content = message.content
     if isinstance(content, Issue):
@@ -279,7 +300,11 @@ def _layout(message: Message) -> EmailLayout:
 
 def _tags(**values: str) -> list[dict[str, str]]:
     """Return message tags: ASCII letters, digits, _ and - only, at most 256 characters; empty ones are left out."""
-    return [{"Name": name, "Value": _TAG.sub("_", value)[:256]} for name, value in values.items() if value]
+    return [
+        {"Name": name, "Value": value if _PLAIN_TAG(value) else _TAG.sub("_", value)[:256]}
+        for name, value in values.items()
+        if value
+    ]
 
 
 def entry_outcome(result: Mapping[str, Any]) -> Outcome:

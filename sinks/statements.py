@@ -2,7 +2,9 @@
 
 clock_timestamp() is the server's time at that moment, not the transaction's start: a statement may wait for a lock. Where it
 bounds an index it stands as (SELECT clock_timestamp()): worked out once; otherwise all rows in that state would be looked at.
-They run as generic plans with sequential scans discouraged (see `open_pool`): each key is one look-up in one partition.
+They run as generic plans with sequential scans discouraged (see `open_pool`): each key is one look-up in one partition. A state
+beside a key stands in a CASE, which no partial index is taken for: planned while few rows were in that state, a statement would
+go through all of them for every key.
 A statement that overwrites an outcome, or ends an attempt without one, appends it to the row's history (see
 sql/004_history.sql); on the way of a delivery that succeeds at once there is no such statement.
 """
@@ -147,7 +149,7 @@ written AS (
     FROM input i
     WHERE d.day = i.day AND d.delivery_id = i.delivery_id
       AND d.owner = %(owner)s::uuid AND d.attempt = i.attempt
-      AND (d.state = 'claimed' OR (d.state = 'unknown' AND i.state <> 'unknown'))
+      AND CASE d.state WHEN 'claimed' THEN true WHEN 'unknown' THEN i.state <> 'unknown' END
     RETURNING d.delivery_id, d.state, d.reason, d.attempt, d.receipt_hash, d.outcome_at, d.template
 )
 SELECT delivery_id::text, state, reason, attempt, receipt_hash, outcome_at, template, true FROM written
@@ -177,7 +179,7 @@ FROM unnest(
     %(days)s::date[], %(ids)s::uuid[], %(attempts)s::int[], %(reasons)s::text[], %(call_ms)s::int[], %(templates)s::text[],
     %(errors)s::text[]
 ) AS i(day, delivery_id, attempt, reason, call_ms, template, error)
-WHERE d.day = i.day AND d.delivery_id = i.delivery_id AND d.state = 'claimed' AND d.owner = %(owner)s::uuid
+WHERE d.day = i.day AND d.delivery_id = i.delivery_id AND CASE d.state WHEN 'claimed' THEN true END AND d.owner = %(owner)s::uuid
   AND d.attempt IN (i.attempt, i.attempt + %(more)s)
 RETURNING d.delivery_id::text, d.attempt
 """
@@ -232,7 +234,8 @@ RETURNING
 KEEP: Final[LiteralString] = """
 UPDATE ledger.deliveries d SET request = i.request, check_at = NULL
 FROM unnest(%(days)s::date[], %(ids)s::uuid[], %(requests)s::bytea[]) AS i(day, delivery_id, request)
-WHERE d.day = i.day AND d.delivery_id = i.delivery_id AND d.request IS NULL AND d.state IN ('claimed', 'unknown')
+WHERE d.day = i.day AND d.delivery_id = i.delivery_id AND d.request IS NULL
+  AND CASE WHEN d.state IN ('claimed', 'unknown') THEN true END
 RETURNING 1
 """
 

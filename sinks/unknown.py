@@ -67,25 +67,26 @@ RETURNING
     to_char(d.day, 'YYYYMMDD') || '-' || d.delivery_id, d.attempt, d.request, d.claimed_at,
     extract(epoch FROM clock_timestamp() - d.outcome_at)::float8, d.source_kind, d.newsletter_id, d.not_after
 """
+# CASE: see sinks/statements.py.
 _AT: Final[LiteralString] = """
 UPDATE ledger.deliveries d SET check_at = CASE
     WHEN %(after_s)s::float8 IS NULL THEN 'infinity' ELSE clock_timestamp() + make_interval(secs => %(after_s)s::float8) END
-WHERE d.day = %(day)s::date AND d.delivery_id = %(id)s::uuid AND d.state = 'unknown' AND d.attempt = %(attempt)s
+WHERE d.day = %(day)s::date AND d.delivery_id = %(id)s::uuid AND CASE d.state WHEN 'unknown' THEN d.attempt = %(attempt)s END
 RETURNING 1
 """
 _OWN: Final[LiteralString] = """
 UPDATE ledger.deliveries d SET owner = %(owner)s::uuid
-WHERE d.day = %(day)s::date AND d.delivery_id = %(id)s::uuid AND d.state = 'unknown' AND d.attempt = %(attempt)s
+WHERE d.day = %(day)s::date AND d.delivery_id = %(id)s::uuid AND CASE d.state WHEN 'unknown' THEN d.attempt = %(attempt)s END
 RETURNING 1
 """
-_RESEND: Final[LiteralString] = """
+RESEND: Final[LiteralString] = """
 UPDATE ledger.deliveries d SET
     state = 'retry', reason = %(why)s, next_attempt_at = clock_timestamp(), check_at = NULL,
     outcome_at = NULL, reported_at = NULL,
     history = ledger.noted(ledger.remembered(d), jsonb_build_object(
         'state', 'retry', 'reason', %(why)s::text, 'attempt', d.attempt, 'at', clock_timestamp(), 'due_at', clock_timestamp()
     ))
-WHERE d.day = %(day)s::date AND d.delivery_id = %(id)s::uuid AND d.state = 'unknown' AND d.attempt = %(attempt)s
+WHERE d.day = %(day)s::date AND d.delivery_id = %(id)s::uuid AND CASE d.state WHEN 'unknown' THEN d.attempt = %(attempt)s END
   AND d.request IS NOT NULL
 RETURNING 1
 """
@@ -199,7 +200,7 @@ class Resolver:
             self._count("found")
 
     async def _send_again(self, doubt: Doubt, why: str) -> None:
-        if (doubt.not_after - self._clock.now()).total_seconds() < LEFT_S or not await self._change(_RESEND, doubt, why=why):
+        if (doubt.not_after - self._clock.now()).total_seconds() < LEFT_S or not await self._change(RESEND, doubt, why=why):
             await self._hold(doubt)
             return
         self._count(why)

@@ -27,6 +27,12 @@ from streams.vectors import ContentVectors
 
 SOURCE = "/newswire/streams/approval"
 
+CHECKED_AT_ONCE = 500
+"""Events of the subscribers topic that are checked at once; each is microseconds of work."""
+
+CHECK_S = 0.05
+"""Longest wait for them; nobody waits for a check."""
+
 
 class Approval:
     """The handlers of the stage."""
@@ -42,7 +48,7 @@ class Approval:
         self._mine: set[int] = set()
         stage.on_assigned = self._on_assigned
         stage.consume(stage.topics.publications, self.handle)
-        stage.consume(stage.topics.subscribers, self.check_subscriber)
+        stage.consume_batches(stage.topics.subscribers, self.check_subscribers, CHECKED_AT_ONCE, CHECK_S)
 
     async def _on_assigned(self, assigned: set[tuple[str, int]]) -> None:
         """Forget partitions that somebody else may have worked on; they are read again when needed."""
@@ -51,9 +57,10 @@ class Approval:
             if partition not in self._mine or not self._stage.continuous:
                 del self._known[partition]
 
-    async def check_subscriber(self, event: Event) -> None:
-        """Refuse an event that breaks a rule of the subscribers topic."""
-        validate(event.name, event.value)
+    async def check_subscribers(self, events: list[Event]) -> None:
+        """Refuse events that break a rule of the subscribers topic; of several in one go, each by itself."""
+        for event in events:
+            validate(event.name, event.value)
 
     async def handle(self, event: Event) -> None:
         """Bring a submission to its end; other events are only folded."""

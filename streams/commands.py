@@ -178,7 +178,7 @@ def why(output: Output, source: str, subscriber: str) -> None:
         "channels": answer.channels,
     }
     output.item(fields | ({"because": answer.because} if output.json_mode else {}) | answer.decided)
-    output.say("\nBecause:\n" + "\n".join(f"  {sentence}" for sentence in answer.because))
+    output.say("\nBecause:\n" + "\n".join(f"  {sentence}" for sentence in answer.because) + "\n")
     if answer.deliveries and not output.json_mode:
         columns = list(answer.deliveries[0])
         output.table("Deliveries", columns, [[row[column] for column in columns] for row in answer.deliveries])

@@ -4,12 +4,12 @@ Reads the decision of the subscriber's chunk (its first copy), and for the sente
 offsets that the decision recorded, with plain consumers; changes nothing.
 """
 
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.alert_state import AlertState
+from core.checks import uuid
 from core.errors import CodecError, InputError
 from core.explain import Explanation, explain_alert, explain_newsletter
 from core.ids import chunk_of, is_test
@@ -22,6 +22,7 @@ from runtime.models import ModelLog
 from runtime.postgres import connect
 from runtime.reach import require_kafka
 from runtime.settings import Settings
+from runtime.topic_names import load_topic_names
 from schemas.codec import Codec
 from schemas.partition import partition_for
 from schemas.records import Event
@@ -46,6 +47,7 @@ class Asker:
 
     def __init__(self, settings: Settings) -> None:
         require_kafka(settings.kafka_bootstrap_servers)
+        self._topic_names = load_topic_names(settings)["en"]
         self._settings, self._topics = settings, Topics(settings.topic_prefix, settings.shards)
         self._codec = Codec(self._topics, RegistrySource(settings.schema_registry_url))
         self._admin = admin_client(settings)
@@ -55,7 +57,7 @@ class Asker:
 
         The newest of all when none did; InputError when none was decided. Tests are named by their own id.
         """
-        if "@" in source or _is_uuid(source):
+        if "@" in source or uuid(source) is None:
             return source
         key, shard, found = subscriber_key(subscriber_id), partition_for(subscriber_id.encode(), self._topics.shards), []
         for event in self._read(self._topics.decisions("bulk"), shard):
@@ -131,7 +133,7 @@ class Asker:
                 gone = [f"({error} Items and sentences are worked out without it.)"]
         elif slot.value["model_version"] is not None and "blend" in decision.value["policy"]:
             gone = [f"(Decided without model {slot.value['model_version']}: it could not be used when this was decided.)"]
-        found = explain_newsletter(state, slot.value, subscriber_id, decision.value["decided_at"], space)
+        found = explain_newsletter(state, slot.value, subscriber_id, decision.value["decided_at"], space, self._topic_names)
         return replace(found, because=(*found.because, *gone))
 
     def _alert(self, decision: Event, source_id: str, subscriber_id: str) -> Explanation:
@@ -177,14 +179,6 @@ class Asker:
                 [source_id, subscriber_id],
             ).fetchall()
         return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _recorded(value: dict[str, Any], key: bytes) -> tuple[str, str | None, list[str]]:

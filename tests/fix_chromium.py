@@ -20,8 +20,8 @@ FLAGS = (
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--hide-scrollbars",
 )  # fmt: skip
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-START_S = 30
-WAIT_S = 30
+START_S = 120
+WAIT_S = 90
 """Longest wait for a page; a loaded machine is slow, and a healthy page takes below a second."""
 
 
@@ -132,7 +132,7 @@ async def chromium(tmp_path: Path) -> AsyncIterator[Page]:
                 yield page
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 async def _port(file: Path) -> int:

@@ -28,6 +28,7 @@ from schemas.codec import Codec
 from schemas.records import Event
 from schemas.registry import RegistrySource, sync
 from schemas.topics import Topics
+from tests.fault.patience import insist
 from tests.fix_stack import Stack
 
 SUBSCRIBER = "0b5f8a3e-6f3e-4b64-9a39-0c8a3a6b0001"
@@ -68,8 +69,8 @@ class World:
     def events(self, topic: str, key: str | None = None) -> list[Event]:
         """Return what is in a topic now, ordered by partition and offset."""
         admin = admin_client(self.settings)
-        places = partitions_of(admin, [topic])
-        raws = list(read_range(self.settings, start_offsets(admin, places), end_offsets(admin, places)))
+        places = insist(lambda: partitions_of(admin, [topic]))
+        raws = insist(lambda: list(read_range(self.settings, start_offsets(admin, places), end_offsets(admin, places))))
         events = [self.codec.decode(raw) for raw in sorted(raws, key=lambda raw: (raw.partition, raw.offset))]
         return [event for event in events if key in (None, event.key)]
 
@@ -116,7 +117,7 @@ def _wait_for_topics(world: World) -> None:
         try:
             end_offsets(admin, partitions_of(admin, [spec.name for spec in world.topics.specs()]))
         except (SetupError, Unavailable):
-            if clock.monotonic() - began > 60:
+            if clock.monotonic() - began > 120:
                 raise
         else:
             return

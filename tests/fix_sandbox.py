@@ -53,18 +53,18 @@ class SandboxProcess:
     def stop(self) -> int:
         """Ask it to end; returns its exit code."""
         self._process.terminate()
-        return self._process.wait(timeout=10)
+        return self._process.wait(timeout=60)
 
     def ask(self, path: str, document: Any = None, method: str | None = None) -> Any:
         """Return a JSON answer; a document makes it a POST."""
         data = None if document is None else json.dumps(document).encode()
         request = urllib.request.Request(self.url + path, data=data, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=90) as answer:
             return json.load(answer)
 
     def text(self, path: str) -> str:
         """Return a page."""
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=90) as answer:
             return str(answer.read().decode())
 
     def fault(self, provider: str, kind: str, **more: Any) -> Any:

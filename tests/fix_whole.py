@@ -19,6 +19,7 @@ from rich.console import Console
 from deploy.client import POLL_S, StackClient
 from deploy.stack.layout import Layout, read_env
 from deploy.stack.supervision import Supervisor
+from tests.fault.patience import now_or_later
 
 WAIT_S = 120
 """Longest wait for one condition; what takes longest is that a lease of a killed sink ends, 10 s."""
@@ -49,7 +50,7 @@ class Whole(StackClient):
         """Return the first true value of condition(); fail with `what` when it takes too long."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if value := condition():
+            if value := now_or_later(condition):
                 return value
             time.sleep(POLL_S)
         return pytest.fail(f"waited {timeout_s} s in vain for {what}\n{self.standing()}")

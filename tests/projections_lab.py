@@ -28,21 +28,22 @@ from runtime.settings import Settings
 from schemas.codec import Codec, FileSource
 from schemas.records import Event, Record
 from schemas.topics import Topics
+from tests.fault.patience import now_or_later
 from tests.projections_kit import AT, database
 
 ROOT = Path(__file__).parent.parent
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    """Return the first true value of a condition; fails after 30 s."""
+    """Return the first true value of a condition; fails after PATIENCE_S."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        found = condition()
+        found = now_or_later(condition)
         if found:
             return found
         time.sleep(0.05)
-    raise AssertionError(f"waited {PATIENCE_S:g} s for {what}")
+    raise AssertionError(f"waited {PATIENCE_S:g} s in vain for {what}")
 
 
 @dataclass
@@ -133,7 +134,7 @@ class Lab:
             except BaseException as error:  # noqa: BLE001  (raised again in the test's own thread)
                 failures.append(error)
 
-        thread = threading.Thread(target=follow)
+        thread = threading.Thread(target=follow, daemon=True)
         thread.start()
         try:
             yield thread

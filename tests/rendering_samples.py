@@ -120,6 +120,13 @@ alerts = st.builds(
 )
 
 
+TOPIC_NAMES = {
+    "en": {"hep-ex": "High Energy Physics – Experiment", "cs.LG": "Machine Learning"},
+    "de": {"hep-ex": "Hochenergiephysik – Experiment", "cs.LG": "Maschinelles Lernen"},
+}
+"""By language; two topics have none."""
+
+
 def real_issue(language: str = "en", **fields: object) -> Issue:
     """Return an issue as a reader gets one: real titles, a title of marks and one from right to left, every kind of reason."""
     texts = (
@@ -166,7 +173,7 @@ def real_issue(language: str = "en", **fields: object) -> Issue:
         "newsletter_name": "Morning Papers",
         "from_name": "Morning Papers",
         "postal_address": "Newswire e.V., Musterstraße 1, 10115 Berlin",
-        "topic_names": {"hep-ex": "High Energy Physics - Experiment", "cs.LG": "Machine Learning"},
+        "topic_names": TOPIC_NAMES[language],
         "delivery_id": "20261123-0b5f8a3e-6f3e-5b64-9a39-0c8a3a6b0001",
     }
     return issue(**{**values, **fields})

@@ -28,6 +28,7 @@ from schemas.codec import Codec
 from schemas.records import Event, Raw, Record
 from schemas.registry import RegistrySource, sync
 from schemas.topics import Topics
+from tests.fault.patience import insist, now_or_later
 from tests.fix_stack import Stack
 from tests.sinks_samples import request
 
@@ -35,11 +36,11 @@ ROOT = Path(__file__).parent.parent
 SHARDS = 2
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 150.0) -> Any:
     """Return the first true value of condition()."""
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
-        if value := condition():
+        if value := now_or_later(condition):
             return value
         time.sleep(0.03)
     raise AssertionError(f"waited {timeout_s} s in vain for {what}")
@@ -47,7 +48,7 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -
 
 def metric(port: int, name: str) -> float:
     """Return a metric of a process."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and not line.startswith("#"))
 
@@ -180,9 +181,10 @@ class World:
 
     def statuses(self) -> list[Event]:
         """Return all of delivery-status; what was read before is not read again."""
-        ends = end_offsets(self.admin, [(self.topics.delivery_status, partition) for partition in range(self.topics.shards)])
+        places = [(self.topics.delivery_status, partition) for partition in range(self.topics.shards)]
+        ends = insist(lambda: end_offsets(self.admin, places))
         starts = {place: self._reported_until.get(place, 0) for place in ends}
-        self._reported += [self.codec.decode(raw) for raw in read_range(self.settings, starts, ends)]
+        self._reported += [self.codec.decode(raw) for raw in insist(lambda: list(read_range(self.settings, starts, ends)))]
         self._reported_until = ends
         return self._reported.copy()
 
@@ -208,7 +210,7 @@ class World:
         topic = self.topics.deliveries(channel, lane)
         consumer = make_consumer(self.settings, f"{self.settings.topic_prefix}.sink.{channel}.{lane}")
         try:
-            found = consumer.committed([TopicPartition(topic, p) for p in range(SHARDS)], timeout=10)
+            found = consumer.committed([TopicPartition(topic, p) for p in range(SHARDS)], timeout=60)
             return {tp.partition: tp.offset for tp in found}
         finally:
             consumer.close()
@@ -239,8 +241,8 @@ class World:
 def records_of(settings: Settings, topic: str) -> list[Raw]:
     """Return all records of a topic."""
     admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
-    partitions = partitions_of(admin, [topic])
-    return list(read_range(settings, start_offsets(admin, partitions), end_offsets(admin, partitions)))
+    places = insist(lambda: partitions_of(admin, [topic]))
+    return list(insist(lambda: list(read_range(settings, start_offsets(admin, places), end_offsets(admin, places)))))
 
 
 def reset_group(settings: Settings, group: str, topic: str) -> None:
@@ -274,7 +276,7 @@ class Process:
         """Send SIGKILL to this process only."""
         if self._process.poll() is None:
             os.kill(self._process.pid, signal.SIGKILL)
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
     def wait_running(self) -> None:
         """Wait until it says that it runs: from then on it ends in good order."""
@@ -325,7 +327,7 @@ def world(stack: Stack, folder: Path, **settings: Any) -> Iterator[World]:
         specs = [topics.spec(name) for name in names]
         made = admin.create_topics([NewTopic(s.name, s.partitions, 1, config=dict(s.config)) for s in specs])
         for future in made.values():
-            future.result(30)
+            future.result(90)
         sync(own)
         keys = KeyStore(own)
         producer = Producer(own, "sinks-tests")
@@ -338,4 +340,4 @@ def world(stack: Stack, folder: Path, **settings: Any) -> Iterator[World]:
             keys.close()
             for future in admin.delete_topics(names).values():
                 with contextlib.suppress(KafkaException):
-                    future.result(30)
+                    future.result(90)

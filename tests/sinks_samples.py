@@ -1,7 +1,10 @@
 """What tests of the sinks send: requests, messages, and a provider that answers whatever a test wants."""
 
 import asyncio
+import contextlib
 import json
+import random
+import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -101,7 +104,7 @@ def provider_settings(url: str, **more: Any) -> Settings:
     """Settings whose providers are all at one address."""
     values: dict[str, Any] = {
         "ses_endpoint_url": f"{url}/ses", "slack_base_url": f"{url}/slack/api/", "discord_base_url": f"{url}/discord/api/v10",
-        "webhook_allow_http_loopback": True, "provider_timeout_s": 5.0,
+        "webhook_allow_http_loopback": True, "provider_timeout_s": 30.0,
     }  # fmt: skip
     return Settings(**{**values, **more})
 
@@ -170,9 +173,9 @@ def http(status: int, body: str = "{}", content_type: str = "application/json", 
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port on which nothing listens; none of those that the system gives to who asks for any, so nobody else gets it."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port

@@ -5,6 +5,7 @@ issue: it is tried with the longest one that there can be.
 """
 
 import re
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -12,17 +13,22 @@ from html.parser import HTMLParser
 from itertools import chain
 from typing import Final
 from urllib.parse import urlsplit
+from xml.parsers import expat
 
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError, nodes
 
 from core.errors import RenderingFailed
-from core.rendering.email import LEAD_SUMMARY_LIMIT, NAME_LIMIT, POSTAL_LIMIT, TITLE_LIMIT, newsletter_email
+from core.rendering.email import LEAD_SUMMARY_LIMIT, NAME_LIMIT, POSTAL_LIMIT, TITLE_LIMIT, EmailLayout, newsletter_email
 from core.rendering.model import Issue, IssueItem, ItemContent
 from core.rendering.phrases import Phrases
-from core.rendering.templating import HTML, INCLUDE, TEXT, MailTemplate, compiled, expand
+from core.rendering.templating import COMMENT, HTML, INCLUDE, TEXT, MailTemplate, compiled
 
 MAX_HTML_BYTES: Final = 102_000
 """Gmail cuts a message off that is larger, and with it the unsubscribe link."""
+_SHOWN: Final = {
+    "title": "題", "url": "https://example.org/p", "postal_address": "址", "unsubscribe": "https://example.org/u/" + "u" * 300,
+}  # fmt: skip
+"""What the longest issue has in these places, and in no other."""
 MAX_ITEMS: Final = 20
 """Most items of an issue (core/rules.py)."""
 
@@ -51,7 +57,12 @@ _ELEMENTS: Final = frozenset({
 })  # fmt: skip
 _ANY_PLACEHOLDER: Final = re.compile(r"\{\{([^{}]*)\}\}")
 """Whatever stands in double braces: SES refuses a mail that it has no value for."""
-_LINK: Final = re.compile(r"(?:href|src|background)=\"([^\"]*)\"")
+_LINK: Final = re.compile(r"\b(?:href|src|background|background-url)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", re.IGNORECASE)
+_MARK: Final = re.compile(r"\[\[.*?\]\]|\[%.*?%\]|\[#.*?#\]", re.DOTALL)
+_VOID: Final = frozenset({"br", "hr", "img", "meta", "link", "input", "col", "wbr"})
+_VOID_TAG: Final = re.compile(rf"<({'|'.join(sorted(_VOID))})\b([^<>]*?)/?>")
+_POSITION: Final = re.compile(r" at position (\d+):\d+")
+"""In what the compiler says: bytes from the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +96,23 @@ def problems_of(name: str, files: Mapping[str, str]) -> list[Problem]:
     found = list(chain.from_iterable(_of_file(file, files[file]) for file in sources))
     if any(problem.code == SYNTAX for problem in found):
         return found
+    source = _Source(wanted[0], files)
+    try:
+        compiled(source.text)
+    except (ValueError, TypeError) as error:
+        return [*found, source.not_compiled(f"{error}")]
     found += _missing(name, files, [files[file] for file in included])
     found += chain.from_iterable(_links(file, files[file]) for file in sources if file.endswith(".mjml"))
-    return found or list(_tried(name, files))
+    return found or list(_tried(name, files, source))
 
 
 def _of_file(file: str, text: str) -> Iterator[Problem]:
     """Yield wrong syntax and unknown names of one file."""
     html = file.endswith(".mjml")
+    environment = HTML if html else TEXT
     try:
-        tree = (HTML if html else TEXT).parse(text)
+        tree = environment.parse(text)
+        environment.compile(text)  # finds filters that there are not
     except TemplateSyntaxError as error:
         yield Problem(SYNTAX, file, error.lineno, f"{error.message}")
         return
@@ -119,6 +137,9 @@ def _of_file(file: str, text: str) -> Iterator[Problem]:
         if match[1] not in placeholders:
             line = text.count("\n", 0, match.start()) + 1
             yield _unknown(file, line, match[0], f"there are {_list(f'{{{{{name}}}}}' for name in placeholders)}")
+    rest = _ANY_PLACEHOLDER.sub(lambda match: "\n" * match[0].count("\n"), text)
+    if "{{" in rest:
+        yield Problem(SYNTAX, file, _line_of(rest, "{{"), "{{ begins a placeholder that does not end; write one such as {{date}}")
 
 
 def _unknown(file: str, line: int, what: str, known: str) -> Problem:
@@ -150,7 +171,7 @@ def _missing(name: str, files: Mapping[str, str], included: list[str]) -> Iterat
 def _links(file: str, text: str) -> Iterator[Problem]:
     """Yield addresses that lead nowhere when they are opened from a mail."""
     for match in _LINK.finditer(text):
-        address = match[1].strip()
+        address = (match[1] or match[2] or "").strip()
         if address.startswith(("[[", "{{")):
             continue
         try:
@@ -166,44 +187,101 @@ def _links(file: str, text: str) -> Iterator[Problem]:
             yield Problem(BROKEN_LINK, file, line, what)
 
 
-def _tried(name: str, files: Mapping[str, str]) -> Iterator[Problem]:
-    """Yield what goes wrong when the template is compiled and the longest issue rendered."""
-    file = f"{name}.mjml"
+def _tried(name: str, files: Mapping[str, str], source: "_Source") -> Iterator[Problem]:
+    """Yield what goes wrong when the template is made and the longest issue rendered."""
     try:
-        compiled(expand(files[file], files))
-        template = MailTemplate(name, files)
-        html = newsletter_email(longest_issue(template)).html
+        mail = newsletter_email(longest_issue(MailTemplate(name, files)))
     except RenderingFailed as error:
         known = isinstance(error.__cause__, UndefinedError)
-        yield Problem(UNKNOWN_VARIABLE if known else SYNTAX, file, None, f"{error}")
+        yield Problem(UNKNOWN_VARIABLE if known else SYNTAX, *_failing_at(name, files, source), f"{error}")
     except (ValueError, TypeError, TemplateError) as error:
-        yield Problem(SYNTAX, file, None, f"cannot be compiled: {error}")
+        yield Problem(SYNTAX, source.file, None, f"cannot be compiled: {error}")
     else:
-        size = len(html.encode())
+        yield from _not_said(name, mail)
+        size = len(mail.html.encode())
         if size > MAX_HTML_BYTES:
             what = f"the longest issue ({MAX_ITEMS} items) has {size:,} bytes of HTML; Gmail cuts off after {MAX_HTML_BYTES:,}"
-            yield Problem(TOO_LARGE, file, None, what)
+            yield Problem(TOO_LARGE, source.file, None, what)
+
+
+def _not_said(name: str, mail: EmailLayout) -> Iterator[Problem]:
+    """Yield what every mail has to say and the longest does not, although the template has it: in a comment, or under an if."""
+    for file, text in ((f"{name}.mjml", mail.html), (f"{name}.txt", mail.text)):
+        for value, mark in _SHOWN.items():
+            if mark not in text:
+                code = NO_UNSUBSCRIBE if value == "unsubscribe" else MISSING_VARIABLE
+                what = "unsubscribe link" if value == "unsubscribe" else f"[[ {value} ]]"
+                yield Problem(code, file, None, f"shows no {what} in the longest issue: it is in a comment, or conditional")
+
+
+class _Source:
+    """The MJML of a template with its includes in place and without comments, and where each line of it stands."""
+
+    def __init__(self, file: str, files: Mapping[str, str]) -> None:
+        self.file, whole, at = file, files[file], 0
+        self._places, texts = [(file, 1)], list[str]()
+        for match in [*INCLUDE.finditer(whole), None]:
+            own = whole[at:] if match is None else whole[at : match.start()]
+            self._places[-1:] = _lines(file, own, 1 + whole.count("\n", 0, at))
+            texts.append(own)
+            if match is not None:
+                self._places[-1:] = _lines(match[1], files[match[1]], 1)
+                texts.append(files[match[1]])
+                at = match.end()
+        self.text = COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), "".join(texts))
+
+    def place(self, line: int) -> tuple[str, int]:
+        """Return file and line of a line of the text."""
+        return self._places[min(line, len(self._places)) - 1]
+
+    def not_compiled(self, said: str) -> Problem:
+        """Return the problem that the compiler had; it names a position at the most, so a parser of XML finds the line."""
+        blank = _MARK.sub(lambda mark: re.sub(r"[^\n]", "x" if mark[0].startswith("[[") else " ", mark[0]), self.text)
+        try:
+            expat.ParserCreate().Parse(_VOID_TAG.sub(r"<\1\2/>", blank).replace("&", " ").encode(), True)
+        except expat.ExpatError as error:
+            return Problem(SYNTAX, *self.place(error.lineno), f"cannot be compiled: {expat.ErrorString(error.code)}")
+        position = _POSITION.search(said)
+        if position is None:
+            return Problem(SYNTAX, self.file, None, f"cannot be compiled: {said}")
+        line = 1 + self.text.encode()[: int(position[1])].count(b"\n")
+        return Problem(SYNTAX, *self.place(line), f"cannot be compiled: {_POSITION.sub('', said)}")
+
+
+def _lines(file: str, text: str, first: int) -> list[tuple[str, int]]:
+    return [(file, first + number) for number in range(text.count("\n") + 1)]
+
+
+def _failing_at(name: str, files: Mapping[str, str], source: _Source) -> tuple[str, int | None]:
+    """Return file and line at which the longest issue cannot be rendered: with MJML as it stands, for HTML has other lines."""
+    try:
+        newsletter_email(longest_issue(MailTemplate(name, files, lambda _: source.text)))
+    except RenderingFailed as error:
+        for frame in reversed(traceback.extract_tb(error.__cause__.__traceback__ if error.__cause__ else None)):
+            if frame.filename == source.file and frame.lineno:
+                return source.place(frame.lineno)
+            if frame.filename == f"{name}.txt":
+                return frame.filename, frame.lineno
+    return source.file, None
 
 
 def longest_issue(template: MailTemplate) -> Issue:
     """Return an issue that is as long as one can be, in a script of three bytes a character."""
     content = ItemContent(
-        publication_id="00000000-0000-4000-8000-000000000000", revision=1, title="語" * TITLE_LIMIT,
-        summary="語" * LEAD_SUMMARY_LIMIT, url="https://example.org/" + "p" * 180, authors=("語" * 200,), language="ja",
+        publication_id="00000000-0000-4000-8000-000000000000", revision=1, title=_SHOWN["title"] * TITLE_LIMIT,
+        summary="語" * LEAD_SUMMARY_LIMIT, url=_SHOWN["url"] + "p" * 180, authors=("語" * 200,), language="ja",
         published_at=datetime(2026, 11, 22, tzinfo=UTC), topics=("語" * 100,),
     )  # fmt: skip
     return Issue(
         newsletter_id="longest", newsletter_name="語" * NAME_LIMIT, subject="{title}", language="de",
         items=(IssueItem(content, "read:" + "語" * 200),) * MAX_ITEMS, issue_group="2026-11-22T09:00",
-        from_name="語" * NAME_LIMIT, postal_address="語" * POSTAL_LIMIT, unsubscribe_url="https://example.org/u/" + "u" * 300,
-        template=template,
+        from_name="語" * NAME_LIMIT, postal_address=_SHOWN["postal_address"] * POSTAL_LIMIT,
+        unsubscribe_url=_SHOWN["unsubscribe"], template=template,
     )  # fmt: skip
 
 
 class _Elements(HTMLParser):
     """Finds elements that are not closed, for which the compiler names no line, and those of MJML that do not exist."""
-
-    _VOID: Final = frozenset({"br", "hr", "img", "meta", "link", "input", "col", "wbr"})
 
     def __init__(self, file: str, text: str) -> None:
         super().__init__(convert_charrefs=False)
@@ -217,7 +295,7 @@ class _Elements(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Open an element."""
         self._known(tag)
-        if tag not in self._VOID:
+        if tag not in _VOID:
             self._open.append((tag, self.getpos()[0]))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -234,7 +312,7 @@ class _Elements(HTMLParser):
                 inner, begun = self._open.pop()
                 self._wrong(begun, f"<{inner}> is not closed before </{tag}> in line {line}")
             self._open.pop()
-        elif tag not in self._VOID:
+        elif tag not in _VOID:
             self._wrong(line, f"</{tag}> closes what was not opened")
 
     def _known(self, tag: str) -> None:

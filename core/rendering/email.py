@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from markupsafe import Markup
 
@@ -21,12 +21,17 @@ from core.rendering.phrases import Phrases, by_line, count_text, instant, issue_
 from core.rendering.templating import TEXT_WIDTH, MailTemplate, fill, wrapped
 from core.rendering.text import header_value, html_text, one_line, paragraphs, plain_text, safe_url, shorten, units
 
+T = TypeVar("T")
+
 TITLE_LIMIT, LEAD_SUMMARY_LIMIT, SUMMARY_LIMIT, BODY_LIMIT = 300, 480, 260, 20_000
 """Characters shown; a summary is a reason to open the item, not the item."""
 
 ITEM_BYTES, URL_LIMIT = 3_500, 800
 """Bytes of an item's HTML without its reason, and of its address in it, which stands there twice: 20 items and the layout are
 below the 102 kB at which Gmail cuts a message off, and with it the unsubscribe link. Real items have about 1,600."""
+
+BODY_BYTES = 60_000
+"""Bytes of an alert's body in HTML, where each paragraph is an element: with the layout below the same 102 kB."""
 
 NAME_LIMIT, NAME_BYTES = 200, 400
 """Characters of a newsletter's or sender's name, and its bytes in HTML; it stands in the layout several times."""
@@ -70,7 +75,7 @@ class EmailLayout:
 
 
 class _Cut:
-    """A rendered text cut at its slots, so that filling it in copies nothing but references."""
+    """A rendered text cut at its slots."""
 
     __slots__ = ("_parts", "_reasons", "_urls")
 
@@ -79,14 +84,14 @@ class _Cut:
         self._urls = [place for place, part in enumerate(self._parts) if part == _URL]
         self._reasons = [place for place, part in enumerate(self._parts) if part == _REASON]
 
-    def filled(self, url: str, reason: str) -> list[str]:
-        """Return the parts of the whole text."""
+    def filled(self, url: str, reason: str) -> str:
+        """Return the whole text."""
         parts = self._parts.copy()
         for place in self._urls:
             parts[place] = url
         for place in self._reasons:
             parts[place] = reason
-        return parts
+        return "".join(parts)
 
 
 class _Fragment(NamedTuple):
@@ -95,6 +100,14 @@ class _Fragment(NamedTuple):
     url: str
     html: _Cut
     text: _Cut
+
+
+class _Shown(NamedTuple, Generic[T]):
+    """An item as it stands in a message, in the form in which its channel takes it."""
+
+    url: str
+    html: T
+    text: T
 
 
 def newsletter_layout(issue: Issue) -> EmailLayout:
@@ -136,34 +149,44 @@ def _bounded(text: str, limit: int, limit_bytes: int) -> str:
 
 def newsletter_entry(issue: Issue, cache: FragmentCache | None = None) -> dict[str, str]:
     """Return the values of the layout's placeholders for one subscriber."""
+    values, html, text = newsletter_parts(issue, cache if cache is not None else FragmentCache(), FragmentCache(), str)
+    return {**values, "items_html": "".join(html), "items_text": "".join(text)}
+
+
+def newsletter_parts(
+    issue: Issue, fragments: FragmentCache, shown: FragmentCache, form: Callable[[str], T]
+) -> tuple[dict[str, str], list[T], list[T]]:
+    """Return the values of the layout's placeholders but items_html and items_text, and the parts of these two in `form`.
+
+    An item takes its form once for each reason: `shown` keeps it, and belongs to one form. Where its address is the
+    message's own it is formed anew.
+    """
     phrases = phrases_for(issue.language)
-    cache = cache if cache is not None else FragmentCache()
-    template, locale = issue.template, phrases.locale
-    html: list[str] = []
-    text: list[str] = []
-    names = issue.topic_names
+    template, locale, names = issue.template, phrases.locale, issue.topic_names
+    html: list[T] = []
+    text: list[T] = []
     reasons = told((item.reason for item in issue.items), names)
     for position, ((content, _), reason) in enumerate(zip(issue.items, reasons, strict=True)):
         look = "item" if position else template.lead
-        fragment = _fragment(content, template, look, phrases, names, cache, reasoned=bool(reason))
-        url_html, url_plain = _address(item_link(fragment.url, issue.delivery_id, position))
-        reason_html, reason_plain = _reason(reason, locale)
-        html += fragment.html.filled(url_html, reason_html)
-        text += fragment.text.filled(url_plain, reason_plain)
+        key = (content.publication_id, content.revision, locale, template.id, look, reason)
+        item: _Shown[T] = shown.get(key, lambda: _shown(content, issue, look, phrases, reason, fragments, form))  # noqa: B023
+        if (url := item_link(item.url, issue.delivery_id, position)) != item.url:
+            item = _shown(content, issue, look, phrases, reason, fragments, form, url)
+        html.append(item.html)
+        text.append(item.text)
     count = count_text(len(issue.items), phrases)
     date = issue_date(issue.issue_group, locale)
-    return {
+    values = {
         "subject": newsletter_subject(issue),
         "preheader": html_text(_preheader(issue, phrases)),
         "count": html_text(count),
         "count_text": count,
         "date": html_text(date),
         "date_text": plain_text(date),
-        "items_html": "".join(html),
-        "items_text": "".join(text),
         "unsubscribe_url": html_text(issue.unsubscribe_url),
         "unsubscribe_text": plain_text(issue.unsubscribe_url),
     }
+    return values, html, text
 
 
 def newsletter_email(issue: Issue, cache: FragmentCache | None = None) -> EmailLayout:
@@ -178,10 +201,15 @@ def filled(layout: EmailLayout, data: dict[str, str]) -> EmailLayout:
 
 def newsletter_subject(issue: Issue) -> str:
     """Return the subject line: {title} is the title of the first item, {newsletter} the name; one line, whatever is in it."""
-    name = one_line(issue.newsletter_name)
-    values = {"title": one_line(issue.items[0].content.title) if issue.items else name, "newsletter": name}
-    subject = SUBJECT_VALUE.sub(lambda match: values.get(match[1], match[0]), issue.subject)
-    return plain_text(header_value(subject) or header_value(issue.newsletter_name) or issue.newsletter_id)
+    title = issue.items[0].content.title if issue.items else issue.newsletter_name
+    return _subject(issue.subject, title, issue.newsletter_name) or issue.newsletter_id
+
+
+@lru_cache(maxsize=REASONED)
+def _subject(subject: str, title: str, newsletter_name: str) -> str:
+    values = {"title": one_line(title), "newsletter": one_line(newsletter_name)}
+    subject = SUBJECT_VALUE.sub(lambda match: values.get(match[1], match[0]), subject)
+    return plain_text(header_value(subject) or header_value(newsletter_name))
 
 
 def _preheader(issue: Issue, phrases: Phrases) -> str:
@@ -207,6 +235,18 @@ def _reason(reason: str, locale: str) -> tuple[str, str]:
 @lru_cache(maxsize=REASONED)
 def _address(url: str) -> tuple[str, str]:
     return html_text(url), plain_text(url)
+
+
+def _shown(
+    content: ItemContent, issue: Issue, look: str, phrases: Phrases, reason: str, fragments: FragmentCache,
+    form: Callable[[str], T], url: str | None = None,
+) -> _Shown[T]:  # fmt: skip
+    """Return an item filled in, with its publication's own address when no other is given."""
+    fragment = _fragment(content, issue.template, look, phrases, issue.topic_names, fragments, reasoned=bool(reason))
+    url_html, url_plain = _address(fragment.url if url is None else url)
+    reason_html, reason_plain = _reason(reason, phrases.locale)
+    html, text = fragment.html.filled(url_html, reason_html), fragment.text.filled(url_plain, reason_plain)
+    return _Shown(fragment.url, form(html), form(text))
 
 
 def _fragment(
@@ -285,9 +325,10 @@ def alert_entry(message: AlertMessage) -> dict[str, str]:
     priority = phrases.priorities.get(message.priority, phrases.priorities["normal"])
     subject = f"{priority}: {title}" if title and message.priority == "critical" else title or priority
     url, date = safe_url(message.url), instant(message.raised_at, phrases.locale)
-    inner = "".join(
-        f'<p style="margin:0 0 14px">{html_text(part).replace(chr(10), "<br>")}</p>' for part in body.split("\n\n") if part
-    )
+    inner = _paragraphs(body)
+    if len(inner.encode()) > BODY_BYTES:
+        body = shorten(body, BODY_BYTES, measure=lambda part: len(_paragraphs(part).encode()))
+        inner = _paragraphs(body)
     return {
         "subject": plain_text(header_value(subject)),
         "preheader": html_text(shorten(one_line(body), PREHEADER_LIMIT)),
@@ -305,6 +346,12 @@ def alert_entry(message: AlertMessage) -> dict[str, str]:
         "unsubscribe_url": html_text(message.unsubscribe_url),
         "unsubscribe_text": plain_text(message.unsubscribe_url),
     }
+
+
+def _paragraphs(text: str) -> str:
+    """Return a text as HTML, an element a paragraph."""
+    parts = (html_text(part).replace("\n", "<br>") for part in text.split("\n\n") if part)
+    return "".join([f'<p style="margin:0 0 14px">{part}</p>' for part in parts])
 
 
 def alert_email(message: AlertMessage) -> EmailLayout:

@@ -1,7 +1,7 @@
 """The cache of rendered items: one publication looks the same in every issue of a language, so it is rendered once."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Final, NamedTuple
 
 REASONED: Final = 8_192
@@ -27,10 +27,10 @@ class FragmentCache:
 
     def __init__(self, max_entries: int = 10_000) -> None:
         """max_entries: 10,000 email fragments of about 4 kB are 40 MB: 2,500 publications, as lead and item, in two languages."""
-        self._entries: OrderedDict[FragmentKey, Any] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Any] = OrderedDict()
         self._max_entries = max_entries
 
-    def get(self, key: FragmentKey, make: Callable[[], Any]) -> Any:
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return the fragment of a key; `make` renders it when it is not there."""
         found = self._entries.get(key)
         if found is not None:

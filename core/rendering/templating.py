@@ -9,11 +9,11 @@ is filled in for each recipient, and SES escapes nothing. A value is escaped for
 import hashlib
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import Environment, StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mjml import mjml2html
 
@@ -27,7 +27,7 @@ PLACEHOLDER: Final = re.compile(r"\{\{([a-z_]+)\}\}")
 INCLUDE: Final = re.compile(r"<mj-include\s+path=\"([^\"]*)\"\s*/>")
 
 _SUMMARY: Final = re.compile(r"\[\[[^\]]*\bsummary\b")
-_COMMENT: Final = re.compile(r"<!--(?!\[).*?-->", re.DOTALL)
+COMMENT: Final = re.compile(r"<!--(?!\[).*?-->", re.DOTALL)
 _INDENTATION: Final = re.compile(r"(?<=[>\]])\s*\n\s*(?=[<\[])")
 _MARKS: Final = {
     "variable_start_string": "[[",
@@ -62,8 +62,8 @@ class MailTemplate:
     have no templates, but leave the summaries out where a mail does.
     """
 
-    def __init__(self, name: str, files: Mapping[str, str]) -> None:
-        """files: text by file name, the two of this name and what they include.
+    def __init__(self, name: str, files: Mapping[str, str], html_of: Callable[[str], str] | None = None) -> None:
+        """files: text by file name, the two of this name and what they include; html_of makes HTML of MJML, `compiled` if None.
 
         KeyError names a file that is missing; ValueError is MJML's, jinja2.TemplateError Jinja's: checking.py tells where.
         """
@@ -72,7 +72,8 @@ class MailTemplate:
         included = expand(mjml, files)
         self.version = hashlib.sha256(f"{included}\0{text}".encode()).hexdigest()[:VERSION_CHARACTERS]
         self.id = f"{name}@{self.version}"
-        self._parts = {"html": HTML.from_string(compiled(included)), "text": TEXT.from_string(text)}
+        html = (html_of or compiled)(included)
+        self._parts = {"html": _named(HTML, html, f"{name}.mjml"), "text": _named(TEXT, text, f"{name}.txt")}
         self.shows_summaries = bool(_SUMMARY.search(mjml))
         self.lead = "lead" if "lead" in self._parts["html"].blocks else "item"
         self._layouts = {part: _without_blocks(base, part) for part, base in self._parts.items()}
@@ -90,7 +91,16 @@ class MailTemplate:
         template = self._parts[part]
         block = template.blocks.get(name) or template.blocks["item"]
         with _failing():
-            return "".join(block(template.new_context(dict(values))))
+            try:
+                return "".join(block(template.new_context(dict(values))))
+            except Exception:  # noqa: BLE001 - none is kept
+                template.environment.handle_exception()  # raises it again, with the lines of the source
+
+
+def _named(environment: Environment, source: str, file: str) -> Template:
+    """Return a template whose errors name its file."""
+    code = environment.compile(source, filename=file)
+    return environment.template_class.from_code(environment, code, environment.make_globals(None))
 
 
 @contextmanager
@@ -121,7 +131,7 @@ def expand(mjml: str, files: Mapping[str, str]) -> str:
     def included(match: re.Match[str]) -> str:
         return files[match[1]]
 
-    return _COMMENT.sub("", INCLUDE.sub(included, mjml))
+    return COMMENT.sub("", INCLUDE.sub(included, mjml))
 
 
 def compiled(mjml: str) -> str:

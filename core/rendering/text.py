@@ -23,6 +23,8 @@ _DROPPED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\uf
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/=&?#%+,;:@!$*-]*)?")
 """Most addresses: nothing in them has to be taken out or escaped."""
 
+_TOUCHING_BRACES = re.compile(r"(\{(?=\{)|\}(?=\}))")
+
 _JOINERS = frozenset("\u200d\ufe0e\ufe0f\u20e3")
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _REGIONAL = range(0x1F1E6, 0x1F200)
@@ -125,8 +127,8 @@ def html_text(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return the text for a plain-text template of SES: no placeholder can be read in it."""
-    return text.replace("{{", "{ {").replace("}}", "} }")
+    """Return the text for a plain-text template of SES: no placeholder can be read in it, because no two equal braces touch."""
+    return _TOUCHING_BRACES.sub(r"\1 ", text)
 
 
 _SLACK_MARKS = re.compile(r"(?<!\w)([*_~`])(?=\S)")

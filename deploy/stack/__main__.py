@@ -211,6 +211,7 @@ def start(ctx: click.Context, name: str) -> None:
     layout = _layout(ctx)
     with layout.locked(), Report(_console()) as report:
         control.start(layout, name, report)
+        control.say_untaken(layout, os.environ, report)
 
 
 @main.command()
@@ -223,6 +224,7 @@ def restart(ctx: click.Context, name: str) -> None:
     with layout.locked(), Report(_console()) as report:
         control.stop(layout, name, report)
         control.start(layout, name, report)
+        control.say_untaken(layout, os.environ, report)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deploy.stack import database, orphans, readiness
-from deploy.stack.environment import KAFKA, OWNER, REGISTRY
+from deploy.stack.environment import KAFKA, OWNER, REGISTRY, TUNABLE
 from deploy.stack.errors import StackError
 from deploy.stack.layout import Layout, Remembered, read_env
 from deploy.stack.programs import INFRA, NEWSWIRE, PROCESS_STOP_S
@@ -60,6 +60,14 @@ def start(layout: Layout, name: str, report: Report) -> None:
             if state.group == INFRA:
                 waiting.until(state.name, probes[state.name])
         waiting.for_processes({state.name for state in missing if state.group == NEWSWIRE}, _settings(layout))
+
+
+def say_untaken(layout: Layout, environ: Mapping[str, str], report: Report) -> None:
+    """Say which settings of the environment are others than the stack's: its processes share theirs, which `up` takes over."""
+    kept = read_env(layout.process_env)
+    others = [name for name in TUNABLE if environ.get(name) and environ[name] != kept.get(name)]
+    if others:
+        report.line("settings", f"{', '.join(others)} of this shell not taken: `make up` gives settings to all processes")
 
 
 def _settings(layout: Layout) -> Any:

@@ -12,10 +12,7 @@ from deploy.stack.layout import Layout, Remembered, read_env
 from deploy.stack.orphans import memory_bytes
 from deploy.stack.ports import BROKERS, brokers
 from deploy.stack.programs import INFRA_NAMES, PROCESSES
-from deploy.stack.supervision import Endings, Supervisor
-
-FAILING_S = 60
-"""A program that was started again and has not been up for this long is called failing, not starting."""
+from deploy.stack.supervision import Endings, State, Supervisor
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Row:
     @property
     def ok(self) -> bool:
         """Whether it runs as it should."""
-        return self.state in ("running", "starting")
+        return self.state in ("running", "starting", "restarting")
 
 
 def rows(layout: Layout) -> list[Row]:
@@ -48,14 +45,11 @@ def rows(layout: Layout) -> list[Row]:
         state = states.get(name)
         pid = state.pid if state else 0
         uptime_s = max(0, int(time.time()) - state.started_at) if state and pid else 0
-        text = (state.state if state else "STOPPED").lower()
-        if (state and state.state == "BACKOFF") or (text == "starting" and endings.counts[name] and uptime_s < FAILING_S):
-            text = "failing"
         found.append(
             Row(
                 name,
                 group,
-                text,
+                state_text(state, endings),
                 pid,
                 uptime_s,
                 memory_bytes(pid) // 1_000_000 if pid else 0,
@@ -64,6 +58,16 @@ def rows(layout: Layout) -> list[Row]:
             )
         )
     return found
+
+
+def state_text(state: State | None, endings: Endings) -> str:
+    """Return supervisord's state in words: failing is what ends again and again before it counts as started."""
+    if state is None:
+        return "stopped"
+    if state.state == "BACKOFF" or (state.state == "STARTING" and state.name in endings.failing):
+        return "failing"
+    ended = endings.counts[state.name]
+    return "restarting" if ended and state.state in ("STARTING", "EXITED") else state.state.lower()
 
 
 def _expected(layout: Layout, remembered: Remembered) -> list[tuple[str, str]]:

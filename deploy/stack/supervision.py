@@ -214,6 +214,9 @@ class Endings:
         self.position = 0 if from_start or not path.exists() else path.stat().st_size
         self.counts: Counter[str] = Counter()
         self.last: dict[str, str] = {}
+        self.failing: set[str] = set()
+        """Programs that ended before they counted as started, and have not counted as that since."""
+        self._steady: set[str] = set()
 
     def read(self) -> None:
         """Take in what was logged since the last call."""
@@ -228,7 +231,19 @@ class Endings:
         for line in data.decode(errors="replace").splitlines():
             if "supervisord started with pid" in line:
                 self.counts.clear()
-            found = re.search(r"exited: (\S+) \((.*?)(?:; .*)?\)", line)
-            if found:
-                self.counts[found.group(1)] += 1
-                self.last[found.group(1)] = found.group(2)
+                self.failing, self._steady = set(), set()
+            found = re.search(r"(exited|success|stopped): (\S+) (?:\((.*?)(?:; .*)?\))?", line)
+            if found is None:
+                continue
+            what, name, how = found.groups()
+            if what == "exited":
+                self.counts[name] += 1
+                self.last[name] = how
+            if what == "exited" and name not in self._steady:
+                self.failing.add(name)
+            else:
+                self.failing.discard(name)
+            if what == "success":
+                self._steady.add(name)
+            else:
+                self._steady.discard(name)

@@ -29,7 +29,7 @@ from core.verdicts import Place
 from runtime import collector
 from tests.unit.deciding_samples import NOW, available, fold, publication, reader, slot, topics
 
-SHARDS, CHUNKS, DIMENSIONS, COMPONENTS, TOPICS, FACTORS, CLUSTERS = 12, 4, 384, 128, 150, 128, 40
+SHARDS, CHUNKS, DIMENSIONS, COMPONENTS, TOPICS, FACTORS, CLUSTERS = 12, 4, 384, 96, 150, 128, 40
 VECTOR_MODEL = "benchmark"
 KINDS = {
     "topics": "topics only (B)",

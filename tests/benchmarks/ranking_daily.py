@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.model import NewItem
-from core.ranking import BATCH_ROWS, COUNTER_HALF_LIFE_D, PROFILE_HALF_LIFE_D, best, decay, freshness
+from core.ranking import BATCH_ROWS, COUNTER_HALF_LIFE_D, PROFILE_HALF_LIFE_D, best, decay, freshness, liveliness
 from core.relevance import Readers, relevance, shelf
 from core.sparse import Ints
 from streams.fitting import fit
@@ -106,6 +106,10 @@ def evaluated(log: Events, first: float, last: float, every: int = 1) -> tuple[f
         listed = best(same, freshness(counts, age_h, BASELINE_HALF_LIFE_H), morning.opened, 10).candidate
         plain += recall_and_ndcg(listed, morning.relevant)[1]
         scores = np.concatenate(list(scores_of(log, morning)))
-        listed = best(scores, freshness(counts, age_h, HALF_LIFE_H), morning.opened, 10).candidate
+        read_ms = np.zeros(int(log.item.max()) + 1, dtype=np.int64)
+        np.maximum.at(read_ms, log.item[known], log.at_ms[known])
+        idle_h = (morning.at_ms - read_ms[morning.candidates]) / 3_600_000
+        fresh = freshness(counts, age_h, HALF_LIFE_H) * liveliness(counts, idle_h)
+        listed = best(scores, fresh, morning.opened, 10).candidate
         ours += recall_and_ndcg(listed, morning.relevant)[1]
     return float(np.mean(plain)), float(np.mean(ours)), len(ours)

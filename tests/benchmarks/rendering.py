@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from core.rendering.discord import newsletter_embeds
-from core.rendering.email import newsletter_entry, newsletter_layout
-from core.rendering.fragments import FragmentCache
+from core.rendering.email import newsletter_layout, newsletter_parts
+from core.rendering.fragments import REASONED, FragmentCache
 from core.rendering.model import Issue, IssueItem
 from core.rendering.slack import newsletter_blocks
 from core.rendering.webhook import newsletter_payload
@@ -47,9 +47,11 @@ def main() -> None:
     """Print the table."""
     population = issues()
 
+    shown = FragmentCache(REASONED)
+
     def email(one: Issue, cache: FragmentCache) -> object:
         newsletter_layout(one)
-        return newsletter_entry(one, cache)
+        return newsletter_parts(one, cache, shown, str)
 
     def webhook(one: Issue, cache: FragmentCache) -> object:
         return newsletter_payload(one, delivery_id="20261123-x", source_id="daily@x", timestamp=PUBLISHED, cache=cache)

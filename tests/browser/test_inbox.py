@@ -249,6 +249,11 @@ async def test_fits_a_phone(chromium: Page, sandbox: SandboxProcess) -> None:
     await chromium.size(375, 760)
     await chromium.open(sandbox.url + "/")
     await shoot(chromium, "phone-list")
+    for width in (320, 375):
+        await chromium.size(width, 760)
+        box = json.loads(await chromium.run("JSON.stringify(document.querySelector('.search button').getBoundingClientRect())"))
+        assert box["right"] <= width
+        assert await chromium.run("document.querySelector('#q').offsetWidth") >= 200
     for number in (1, 2, 3):
         await chromium.open(sandbox.url + "/")
         assert await chromium.run("document.documentElement.scrollWidth") <= 375

@@ -26,6 +26,14 @@ def insist(action: Callable[[], Any], timeout_s: float = 60.0) -> Any:
             time.sleep(0.2)
 
 
+def now_or_later(condition: Callable[[], Any]) -> Any:
+    """Return what a condition that is asked again and again says, None while a server is away."""
+    try:
+        return condition()
+    except PASSING:
+        return None
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
     """Wait for a condition; TimeoutError says what did not come."""
     until = time.monotonic() + timeout_s

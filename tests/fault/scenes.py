@@ -9,7 +9,6 @@ import itertools
 import signal
 import time
 from collections import Counter
-from dataclasses import replace
 from io import BytesIO
 from typing import Any, ClassVar
 
@@ -61,7 +60,7 @@ class NewerInput(Input):
         body = BytesIO()
         schemaless_writer(body, files.parse(second), {**defaults, **value, "remark": "new"})
         number = newer.id_of(self.upstream.settings, topics.alerts, "AlertRaised")
-        return replace(record, value=b"\0" + number.to_bytes(4, "big") + body.getvalue())
+        return record._replace(value=b"\0" + number.to_bytes(4, "big") + body.getvalue())
 
 
 class Schema(Scene):

@@ -114,7 +114,7 @@ def trial(sinks: World, sandbox: SandboxProcess) -> Trial:
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a sink in good order."""
     process.terminate()
-    process.wait(20)
+    process.wait(90)
 
 
 def problems(report: Report) -> str:
@@ -211,7 +211,7 @@ def test_ends_a_sink_whose_follower_has_stopped(trial: Trial) -> None:
     wait_for(lambda: b"deaf on purpose" in (trial.sinks.folder / "broken-deaf.log").read_bytes(), "the follower's end")
     trial.requests = trial.sinks.requests(6, newsletter_id="unheard", items=[trial.sinks.publish()])
     trial.sinks.deliver(trial.requests)
-    assert process.wait(60) == EXIT_CODE
+    assert process.wait(120) == EXIT_CODE
     again = trial.sinks.start("ses-bulk")
     wait_for(trial.reported, "the reports of the next sink")
     again.wait_running()

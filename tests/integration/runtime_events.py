@@ -22,6 +22,7 @@ from schemas.codec import Codec
 from schemas.records import Raw, Record
 from schemas.sources import FileSource
 from schemas.topics import Topics
+from tests.fault.patience import insist, now_or_later
 
 NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 SHARDS = 5
@@ -87,8 +88,8 @@ class World:
 
     def read(self, topic: str) -> list[Raw]:
         admin = admin_client(self.settings)
-        partitions = partitions_of(admin, [topic])
-        return list(read_range(self.settings, dict.fromkeys(partitions, 0), end_offsets(admin, partitions)))
+        places = insist(lambda: partitions_of(admin, [topic]))
+        return list(insist(lambda: list(read_range(self.settings, dict.fromkeys(places, 0), end_offsets(admin, places)))))
 
     def start(self, module: str, *args: str, **environ: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", f"tests.integration.{module}", *args]
@@ -111,10 +112,10 @@ class World:
         return {**found, "state": json.loads(found["state"])}
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 20.0, what: str = "the condition") -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 120.0, what: str = "the condition") -> None:
     """Wait until the condition holds; AssertionError after the timeout."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not now_or_later(condition):
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain for {what}"
         time.sleep(0.01)
 
@@ -122,7 +123,7 @@ def until(condition: Callable[[], bool], timeout_s: float = 20.0, what: str = "t
 def stop(process: "subprocess.Popen[bytes]", number: int = signal.SIGTERM) -> int:
     """Signal a process and return its exit code."""
     process.send_signal(number)
-    return process.wait(20)
+    return process.wait(90)
 
 
 @contextmanager

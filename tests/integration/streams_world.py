@@ -26,9 +26,10 @@ from runtime.settings import Settings
 from schemas.admin import ensure_topics
 from schemas.codec import Codec
 from schemas.partition import partition_for
-from schemas.records import Event
+from schemas.records import Event, Raw
 from schemas.registry import RegistrySource, sync
 from schemas.topics import Topics
+from tests.fault.patience import insist, now_or_later
 from tests.fix_stack import Stack
 from tests.unit import deciding_samples as samples
 
@@ -103,7 +104,7 @@ class World:
         for name in names:
             process = self.running.pop(name)
             process.send_signal(how)
-            process.wait(40)
+            process.wait(90)
 
     def ensure(self, *names: str) -> None:
         """Start what is not running, such as after a test that failed in the middle."""
@@ -194,14 +195,17 @@ class World:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
         )
 
     def events(self, topic: str) -> list[Event]:
         """Everything that is in a topic now."""
         places = [(topic, partition) for partition in range(self.topics.spec(topic).partitions)]
-        raws = read_range(self.settings, start_offsets(self.admin, places), end_offsets(self.admin, places))
-        return [self.codec.decode(raw) for raw in raws]
+
+        def read() -> list[Raw]:
+            return list(read_range(self.settings, start_offsets(self.admin, places), end_offsets(self.admin, places)))
+
+        return [self.codec.decode(raw) for raw in insist(read)]
 
     def of(self, topic: str, source_id: str) -> list[Event]:
         return [event for event in self.events(topic) if event.value.get("source_id") == source_id]
@@ -215,7 +219,7 @@ class World:
     def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if value := condition():
+            if value := now_or_later(condition):
                 return value
             for name, process in self.running.items():
                 if process.poll() not in (None, 0, -9):
@@ -289,7 +293,7 @@ def open_world(stack: Stack, folder: Path, **env: str) -> Iterator[World]:
         for process in world.running.values():
             process.kill()
         for process in world.running.values():
-            process.wait(10)
+            process.wait(60)
         world.producer.close()
         scoring.shutdown()
         for made in world.admin.delete_topics([spec.name for spec in world.topics.specs()]).values():

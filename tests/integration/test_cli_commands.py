@@ -232,6 +232,9 @@ def test_defines_newsletters_by_revision(world: World) -> None:
     shown = world.run("newsletter", "define", "-", given=document, human=True).text
     assert "  days: daily → Mon\n  variants: - → a 25%; b 75% (template digest, local_minute 07:30)\n" in shown
     assert world.run("newsletter", "list").rows[0]["variants"] == "a 25%; b 75% (template digest, local_minute 07:30)"
+    twice = world.run("newsletter", "define", "-", given=f"{json.dumps(base)}\n{document}")
+    assert (twice.code, "line 2: newsletter_id: weekly is defined twice" in twice.error) == (2, True), twice.error
+    assert [event.value["revision"] for event in world.events(world.topics.newsletters, "weekly")] == [1, 2, 3]
 
 
 def test_shows_when_issues_come_and_refuses_a_schedule_that_never_does(world: World) -> None:
@@ -239,9 +242,9 @@ def test_shows_when_issues_come_and_refuses_a_schedule_that_never_does(world: Wo
     base = {"newsletter_id": "monthly", "name": "M", "from_address": "w@example.org", "postal_address": "1 Street"}
     define = lambda **fields: world.run("newsletter", "define", "-", given=json.dumps({**base, **fields}))  # noqa: E731
     assert define(cadence="monthly", month_day=31, local_minute=570).code == 0
-    listed = {row["newsletter_id"]: row for row in world.run("newsletter", "list", "--zone", "Asia/Kathmandu").rows}
+    listed = {row["newsletter_id"]: row for row in world.run("newsletter", "list", "--time-zone", "Asia/Kathmandu").rows}
     assert listed["monthly"]["comes"] == "monthly on day 31 or the last at 09:30"
-    ahead = world.run("newsletter", "next", "monthly", "--zone", "Asia/Kathmandu", "--count", "2").rows
+    ahead = world.run("newsletter", "next", "monthly", "--time-zone", "Asia/Kathmandu", "--count", "2").rows
     assert ahead[0]["local"] == listed["monthly"]["next_local"]
     for row in ahead:
         slot, local = datetime.fromisoformat(row["slot"]), datetime.fromisoformat(row["local"])
@@ -249,7 +252,7 @@ def test_shows_when_issues_come_and_refuses_a_schedule_that_never_does(world: Wo
         assert (local + timedelta(days=1)).day == 1
     assert "days: names no day that every_hours" in define(cadence="hours", every_hours=168, days=[1]).error
     assert "days: names some weekdays, but a monthly" in define(cadence="monthly", days=[1]).error
-    assert "Mars/Olympus" in world.run("newsletter", "next", "monthly", "--zone", "Mars/Olympus").error
+    assert "Mars/Olympus" in world.run("newsletter", "next", "monthly", "--time-zone", "Mars/Olympus").error
     assert "monthly" in world.run("newsletter", "next", "moonly").error
 
 
@@ -258,6 +261,10 @@ def test_stops_and_resumes(world: World) -> None:
     assert world.run("stop", "channel", "slack", "--reason", "moving").rows == [{"control_id": "channel/slack", "action": "stop"}]
     assert world.run("resume", "channel", "slack", "--reason", "moved").code == 0
     assert [e.value["action"] for e in world.events(world.topics.controls, "channel/slack")] == ["stop", "resume"]
+    again = world.run("resume", "channel", "slack", "--reason", "again")
+    assert (again.code, again.rows[0]["was_stopped"]) == (0, False)
+    assert "was not stopped" in world.run("resume", "channel", "email", "--reason", "x", human=True).text
+    assert len(world.events(world.topics.controls)) == 2
     assert world.run("stop", "all", "--reason", "x").rows[0]["control_id"] == "all"
     assert world.run("resume", "all", "--reason", "x").code == 0
     assert "channel: 'fax'" in world.run("stop", "channel", "fax", "--reason", "x").error

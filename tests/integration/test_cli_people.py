@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,6 +158,37 @@ def test_an_erased_id_is_not_used_again(world: World) -> None:
         keys.destroy(one["subscriber_id"])
     assert "was erased" in world.run("subscribe", "--file", "-", given=lines(one)).error
     assert "was erased" in world.run("prefer", one["subscriber_id"], "--no-alerts").error
+
+
+def test_a_channel_without_an_address_is_said(world: World) -> None:
+    """With what to do; an address that is not verified is none, and nothing is said of one that is."""
+    new = world.run("subscribe", "--email", f"{uuid.uuid4().hex}@example.org", "--urgent-channels", "webhook,email").rows[0]
+    one = new["subscriber_id"]
+    assert new["no_address"] == ["webhook"]
+    assert world.run("prefer", one, "--channels", "slack,email", "--urgent-channels", "discord").rows[0]["no_address"] == [
+        "discord",
+        "slack",
+    ]
+    said = world.run("prefer", one, "--channels", "slack", human=True).text
+    assert "no verified address on slack: nothing comes there until `newswire link --channel slack`" in said
+    assert world.run("link", one, "--channel", "slack", "--address", "C024BE91L").code == 0
+    assert "no_address" in world.run("prefer", one, "--channels", "slack").rows[0]
+    assert world.run("link", one, "--channel", "slack", "--address", "C024BE91L", "--verified").code == 0
+    assert "no_address" not in world.run("prefer", one, "--channels", "slack").rows[0]
+
+
+def test_a_broken_file_of_names_is_said_before_anything_is_written(world: World, tmp_path: Path) -> None:
+    """Of a command that failed nothing holds."""
+    one = world.run("subscribe", "--email", f"{uuid.uuid4().hex}@example.org").rows[0]["subscriber_id"]
+    before = of(world, one)
+    (tmp_path / "topics.json").write_text("{")
+    world.environ["NEWSWIRE_TOPIC_NAMES"] = str(tmp_path / "topics.json")
+    try:
+        refused = world.run("prefer", one, "--topics", "hep-ph")
+        assert (refused.code, "NEWSWIRE_TOPIC_NAMES" in refused.error) == (3, True)
+    finally:
+        del world.environ["NEWSWIRE_TOPIC_NAMES"]
+    assert of(world, one) == before
 
 
 def test_changes_a_subscriber(world: World) -> None:

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def box(sinks: World) -> Iterator[LetterBox]:
 def newswire(sinks: World, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
     """Run a command with --json as a process of its own; return what it printed."""
     command = [sys.executable, "-c", "from runtime.commands import main; main()", "--json", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environ_of(sinks.settings), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, env=environ_of(sinks.settings), capture_output=True, text=True, timeout=180)
     assert done.returncode == code, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -67,7 +66,7 @@ def misplaced(sinks: World, request: dict[str, Any]) -> Record:
         time=request["decided_at"],
     )  # fmt: skip
     assert record.partition is not None
-    return replace(record, partition=(record.partition + 1) % SHARDS)
+    return record._replace(partition=(record.partition + 1) % SHARDS)
 
 
 def letter_for(sinks: World, box: LetterBox, record: Record) -> Letter:
@@ -167,7 +166,7 @@ def test_a_redrive_does_not_undo_what_a_subscriber_said_since(
     """An old preference is refused once its subscriber has left; the bar stays, and nothing is mailed."""
     (request,) = sinks.requests(1, items=[sinks.publish()])
     record = preference(sinks, request["subscriber_id"])
-    record = replace(record, partition=((record.partition or 0) + misplaced_by) % SHARDS)
+    record = record._replace(partition=((record.partition or 0) + misplaced_by) % SHARDS)
     letter = put_aside(sinks, box, record)
     leave(sinks, request["subscriber_id"])
     for options in ("--dry-run",), ():
@@ -203,7 +202,7 @@ def put_aside(sinks: World, box: LetterBox, record: Record) -> Letter:
 
     No running consumer reads it: its value is no event. That of the letter is.
     """
-    (offset,) = sinks.produce_all([replace(record, key=b"nobody", value=b"poison")])
+    (offset,) = sinks.produce_all([record._replace(key=b"nobody", value=b"poison")])
     now = datetime.now(UTC)
     raw = Raw(record.topic, record.partition or 0, offset, record.key, record.value, record.headers, 0)
     dead_letter_sync(sinks.producer, sinks.topics, raw, WrongType("no"), attempts=1, first_at=now, last_at=now)
@@ -285,10 +284,12 @@ def test_keeps_originals_of_other_topics_as_they_are(sinks: World, box: LetterBo
 def test_says_who_refused_and_discards_a_record_with_all_its_letters(sinks: World, box: LetterBox) -> None:
     """Each process that refuses a record writes a letter; closing one closes them all, and those of other records stay."""
     topic, now = sinks.topics.publications, datetime.now(UTC)
+    audience = Producer(sinks.settings, f"{sinks.settings.topic_prefix}.audience")
     for offset in (50, 51):
-        for producer in (sinks.producer, Producer(sinks.settings, f"{sinks.settings.topic_prefix}.audience")):
+        for producer in (sinks.producer, audience):
             raw = Raw(topic, 0, offset, b"k", b"poison", (), 0)
             dead_letter_sync(producer, sinks.topics, raw, WrongType("no"), attempts=1, first_at=now, last_at=now)
+    audience.close()
     mine = [line for line in newswire(sinks, "dlq", "list") if line["original"] in (f"{topic}/0@50", f"{topic}/0@51")]
     own = sinks.producer.client_id.removeprefix(f"{sinks.settings.topic_prefix}.")
     assert [line["refused_by"] for line in mine] == [own, "audience"] * 2

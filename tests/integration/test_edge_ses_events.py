@@ -63,10 +63,10 @@ class Moto:
 
     def stop(self) -> None:
         os.kill(self._process.pid, signal.SIGTERM)
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
     def reset(self) -> None:
-        urllib.request.urlopen(urllib.request.Request(f"{self.url}/moto-api/reset", method="POST"), timeout=10).close()
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/moto-api/reset", method="POST"), timeout=60).close()
 
     @asynccontextmanager
     async def client(self, service: str) -> AsyncIterator[Any]:
@@ -135,7 +135,7 @@ async def test_takes_what_moto_signs_over_http(moto: Moto) -> None:
             endpoint = f"{edge._base_url}/callbacks/ses"
             await client.subscribe(TopicArn=topic, Protocol="http", Endpoint=endpoint)
             await client.publish(TopicArn=topic, Message=ses_event("Bounce", **bounce()))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 while not notices.recorded:
                     await asyncio.sleep(0.02)
     assert [n.name for n in notices.recorded] == ["DeliveryBounced"]
@@ -163,7 +163,7 @@ async def test_empties_the_queue_in_batches(world: World, moto: Moto, monkeypatc
         settings = replace(world.settings, sns_topics=TOPIC, ses_queue_url=queue, sqs_endpoint_url=moto.url, ses_region=REGION)
         stop = asyncio.Event()
         working = asyncio.create_task(Queue(settings, fetch=moto.fetch(session)).work(stop))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while len(await asyncio.to_thread(recorded, world, someone)) < 46:
                 assert not working.done(), working
                 await asyncio.sleep(0.2)
@@ -242,7 +242,7 @@ async def test_the_sandbox_tells_the_edge_what_became_of_each_mail(world: World,
                         ],
                     )
                 wanted = (9 + 1) * int(version)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(90):
                     while (state := await asyncio.to_thread(sandbox.ask, "/control/notifications"))["sent"] < wanted:
                         await asyncio.sleep(0.1)
                 assert state["refused"] == 0

@@ -23,6 +23,7 @@ from runtime.producer import Producer
 from runtime.tokens import TokenKeys
 from tests.fix_edge import SUBSCRIBER, World, world_of
 from tests.fix_stack import Stack
+from tests.sinks_samples import free_port
 
 pytestmark = pytest.mark.stack
 
@@ -58,17 +59,17 @@ async def served(edge: Edge) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @asynccontextmanager
-async def edge_of(world: World, **changes: object) -> AsyncIterator[aiohttp.ClientSession]:
+async def edge_of(world: World, body_timeout_s: float = 60.0, **changes: object) -> AsyncIterator[aiohttp.ClientSession]:
     """Serve the real thing: producer, codec with the registry, names from the newsletters topic."""
     settings = replace(world.settings, **changes)  # type: ignore[arg-type]
     names, clock = NewsletterNames(), SystemClock()
     follower = LogFollower(world.settings, [world.topics.newsletters], names.apply, world.codec, name="edge-test")
     follower.start()
-    await follower.wait_caught_up(20)
+    await follower.wait_caught_up(90)
     producer = Producer(settings, "edge-test")
     edge = Edge(TokenKeys.load(settings), Recorder(producer, world.codec, world.topics, clock).record, names.name_of, clock)
     try:
-        async with served(replace(edge, record_timeout_s=1.5 if changes else 20.0, body_timeout_s=0.5)) as client:
+        async with served(replace(edge, record_timeout_s=1.5 if changes else 60.0, body_timeout_s=body_timeout_s)) as client:
             yield client
     finally:
         follower.stop()
@@ -221,13 +222,13 @@ async def test_every_answer_has_the_security_headers(world: World) -> None:
 
 async def test_a_slow_body_is_cut_off(world: World) -> None:
     """A client that sends its body in drops does not keep a request open."""
-    async with edge_of(world) as client:
+    async with edge_of(world, body_timeout_s=0.5) as client:
         host, port = str(client._base_url).removeprefix("http://").rstrip("/").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         lines = ("Host: x", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 26", "", "List")
         head = "\r\n".join((f"POST /u/{world.token()} HTTP/1.1", *lines))
         writer.write(head.encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             assert b" 408 " in await reader.readline()
         writer.close()
 
@@ -283,14 +284,13 @@ def _start(world: World, port: int, folder: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen([program, "run", "edge"], env=environ, cwd=folder, stderr=subprocess.PIPE, text=True)
 
 
-async def test_the_process_serves_until_sigterm_and_names_a_port_in_use(
-    world: World, tmp_path: Path, unused_tcp_port: int
-) -> None:
+async def test_the_process_serves_until_sigterm_and_names_a_port_in_use(world: World, tmp_path: Path) -> None:
     """`newswire run edge` answers, ends with 0 on SIGTERM; a second one on the same port says so and ends with 3."""
-    first = _start(world, unused_tcp_port, tmp_path)
+    port = free_port()
+    first = _start(world, port, tmp_path)
     try:
-        base = f"http://127.0.0.1:{unused_tcp_port}"
-        async with aiohttp.ClientSession() as client, asyncio.timeout(30):
+        base = f"http://127.0.0.1:{port}"
+        async with aiohttp.ClientSession() as client, asyncio.timeout(120):
             while True:
                 try:
                     page = await (await client.get(f"{base}/u/{world.token()}")).text()
@@ -299,12 +299,12 @@ async def test_the_process_serves_until_sigterm_and_names_a_port_in_use(
                 except aiohttp.ClientConnectionError:
                     assert first.poll() is None, first.communicate()[1]
                 await asyncio.sleep(0.05)
-        second = _start(world, unused_tcp_port, tmp_path)
-        _, error = await asyncio.to_thread(second.communicate, timeout=30)
+        second = _start(world, port, tmp_path)
+        _, error = await asyncio.to_thread(second.communicate, timeout=120)
         assert second.returncode == 3
-        assert f"cannot listen on 127.0.0.1:{unused_tcp_port}" in error
+        assert f"cannot listen on 127.0.0.1:{port}" in error
         first.send_signal(signal.SIGTERM)
-        _, error = await asyncio.to_thread(first.communicate, timeout=30)
+        _, error = await asyncio.to_thread(first.communicate, timeout=120)
         assert first.returncode == 0
         assert world.token()[:20] not in error
     finally:

@@ -17,6 +17,7 @@ from tests.fix_stack import Stack
 pytestmark = pytest.mark.stack
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
 
+OTHER = {"newsletter_id": "other", "name": "O", "from_address": "o@example.org", "postal_address": "1 Street"}
 TITLES = ("The oldest paper", "A paper on quarks & co", "The newest paper")
 
 
@@ -63,7 +64,7 @@ def test_shows_the_newest_that_it_could_contain(world: World) -> None:
     (shown,) = world.run("preview", "daily").rows
     assert shown["template"].startswith("newsletter@")
     assert shown["subject"] == f"Daily Brief: {TITLES[2]}"
-    assert shown["shows"] == "the newest publications that it could contain"
+    assert shown["shows"] == "the newest publications that it could contain, with samples of reasons"
     for part in (shown["html"], shown["text"]):
         assert "Beiträge für dich" in part
         assert "Poor" not in part
@@ -79,7 +80,9 @@ def test_a_language_and_a_subscriber_change_the_words(world: World, reader: str)
     assert "2 picks for you" in world.run("preview", "daily", "--language", "en-GB").rows[0]["text"]
     assert "2 Beiträge für dich" in world.run("preview", "daily", "--language", "xx").rows[0]["text"]
     answer = world.run("preview", "daily", "--subscriber", reader).rows[0]
-    assert answer["shows"].startswith("the newest publications, which are not chosen for them: nothing that is new enough")
+    assert answer["shows"].startswith(
+        "the newest publications, with samples of reasons, which are not chosen for them: nothing that is new enough"
+    )
     text = answer["text"]
     assert "2 picks for you" in text
     assert "You follow hep-ph" in text
@@ -194,17 +197,17 @@ def test_says_what_of_preferences_will_come_to_nothing(world: World) -> None:
 
 def test_a_definition_with_an_unknown_template_is_refused(world: World) -> None:
     """With those that there are; the same for a variant. Nothing is defined."""
-    base = {"newsletter_id": "other", "name": "O", "from_address": "o@example.org", "postal_address": "1 Street"}
     variants = [{"name": "a", "weight": 0.5}, {"name": "b", "weight": 0.5, "template": "standard"}]
+    fine = json.dumps({**OTHER, "newsletter_id": "fine"})
     for fields in ({"template": "standard"}, {"variants": variants}):
-        answer = world.run("newsletter", "define", "-", given=json.dumps({**base, **fields}))
+        answer = world.run("newsletter", "define", "-", given=f"{fine}\n{json.dumps({**OTHER, **fields})}")
         assert answer.code == 2, answer.rows
         assert "there is no template standard; there are digest, newsletter" in answer.error
-    assert world.events(world.topics.newsletters, "other") == []
+    assert not {"fine", "other"} & {event.key for event in world.events(world.topics.newsletters)}
 
 
 def test_checks_templates_of_ones_own(world: World, tmp_path: Path) -> None:
-    """Every template with its version; one that is wrong with its problem, and exit code 1."""
+    """Every template with its version; one that is wrong with its problem, and exit code 1. It stops only who uses it."""
     fine = world.run("preview", "--check")
     assert fine.code == 0
     assert {row["template"] for row in fine.rows} == {"alert", "digest", "newsletter"}
@@ -216,8 +219,14 @@ def test_checks_templates_of_ones_own(world: World, tmp_path: Path) -> None:
         assert wrong.code == 1
         (row,) = [row for row in wrong.rows if row["template"] == "ours"]
         assert "ours.mjml, line 2" in row["problems"]
-        refused = world.run("preview", "daily")
-        assert (refused.code, "ours.mjml, line 2" in refused.error) == (3, True)
+        for words, given in (
+            (("preview", "daily"), None),
+            (("newsletter", "define", "-"), json.dumps({**OTHER, "template": "digest"})),
+        ):
+            judged = world.run(*words, given=given or "")
+            assert (judged.code, "ours.mjml, line 2" in judged.error) == (0, True), judged.error
+        refused = world.run("newsletter", "define", "-", given=json.dumps({**OTHER, "template": "ours"}))
+        assert (refused.code, "template: ours cannot be used. ours.mjml, line 2" in refused.error) == (2, True), refused.error
     finally:
         del world.environ["NEWSWIRE_TEMPLATES"]
 

@@ -61,7 +61,7 @@ def test_a_kill_anywhere_in_a_step_changes_nothing(site, point):
     process = site.start(f"projection.{point}=kill@2" if point == "before_commit" else f"projection.{point}=kill")
     wait_for(lambda: site.records_applied() == 40 or process.poll() is not None, "the first batch")
     site.produce(submitted(site, 40, 45))
-    assert process.wait(30) == -signal.SIGKILL
+    assert process.wait(90) == -signal.SIGKILL
     site.produce(submitted(site, 45, 90))
     with site.running():
         wait_for(lambda: site.records_applied() == 90, "all records")
@@ -76,7 +76,7 @@ def test_a_process_ends_when_it_is_asked_to(site):
     process = site.start()
     wait_for(lambda: site.records_applied() == 5, "5 records")
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(90) == 0
     assert sum(site.committed().values()) == 5
 
 
@@ -116,7 +116,7 @@ def test_poison_becomes_a_dead_letter_and_the_rest_goes_on(site):
     site.produce_raw(topic, b"somebody", b"\x00\x00", 1)
     site.produce(submitted(site, 3, 4, topics=[{"topic": "nul\x00", "weight": 1.0}]))
     (nameless,) = submitted(site, 9, 10, publication_id="no-uuid")
-    site.produce([dataclasses.replace(nameless, key="no-uuid")])
+    site.produce([nameless._replace(key="no-uuid")])
     site.produce(submitted(site, 4, 8))
     with site.running():
         wait_for(lambda: site.records_applied() == 10, "10 records")
@@ -180,7 +180,7 @@ class _reader:
 
     def __init__(self, site):
         self.site, self.failures, self.stop = site, [], threading.Event()
-        self.thread = threading.Thread(target=self.read)
+        self.thread = threading.Thread(target=self.read, daemon=True)
 
     def read(self):
         with psycopg.connect(self.site.url, autocommit=True) as connection:
@@ -227,7 +227,7 @@ def test_a_crash_in_the_middle_of_a_rebuild_goes_on_with_it(site):
         wait_for(lambda: site.records_applied() == 30, "30 records")
     site.reset_group()
     process = site.start("projection.after_commit=kill")
-    assert process.wait(30) == -signal.SIGKILL
+    assert process.wait(90) == -signal.SIGKILL
     assert [state for _, state, _ in site.generations()] == ["live", "building"]
     with site.running():
         wait_for(lambda: site.live() == 2, "generation 2")
@@ -308,7 +308,7 @@ def test_an_error_that_will_not_pass_ends_the_process(site):
         wait_for(lambda: site.live() == 1, "generation 1")
     site.execute("drop table rm_publications_g1.revisions cascade")
     site.produce(submitted(site, 0, 5))
-    assert site.start().wait(30) == 70
+    assert site.start().wait(90) == 70
     assert site.records_applied() == 0
 
 

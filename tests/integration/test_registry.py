@@ -181,11 +181,11 @@ def test_topics_are_created_once_as_the_yaml_says(synced: Settings) -> None:
     assert report.created == ()
     assert report.existing == len(topics.specs())
     admin = AdminClient({"bootstrap.servers": synced.kafka_bootstrap_servers})
-    present = admin.list_topics(timeout=10).topics
+    present = admin.list_topics(timeout=60).topics
     assert len(present[topics.delivery_status].partitions) == 3
     assert len(present[topics.dead_letters(topics.delivery_status)].partitions) == 1
     resource = ConfigResource(ResourceType.TOPIC, topics.snapshots_alerts)
-    config = admin.describe_configs([resource])[resource].result(10)
+    config = admin.describe_configs([resource])[resource].result(60)
     assert config["cleanup.policy"].value == "compact"
     assert config["max.message.bytes"].value == "2097152"
 
@@ -207,10 +207,10 @@ def test_topic_with_another_retention_is_refused(synced: Settings) -> None:
     def retain(value: str) -> None:
         entry = ConfigEntry("retention.ms", value, incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ResourceType.TOPIC, topics.controls, incremental_configs=[entry])
-        admin.incremental_alter_configs([resource])[resource].result(10)
+        admin.incremental_alter_configs([resource])[resource].result(60)
         asked = ConfigResource(ResourceType.TOPIC, topics.controls)
-        deadline = time.monotonic() + 10  # the controller has it; the broker that is asked learns of it a moment later
-        while admin.describe_configs([asked])[asked].result(10)["retention.ms"].value != value:
+        deadline = time.monotonic() + 90  # the controller has it; the broker that is asked learns of it a moment later
+        while admin.describe_configs([asked])[asked].result(60)["retention.ms"].value != value:
             assert time.monotonic() < deadline, "the broker did not take over the retention"
 
     retain("1000")
@@ -239,7 +239,7 @@ def test_librdkafka_with_murmur2_random_chooses_our_partitions(synced: Settings)
         producer.produce(
             topics.engagements, key=key, value=b"x", on_delivery=lambda error, m: chosen.update({m.key(): m.partition()})
         )
-    assert producer.flush(30) == 0
+    assert producer.flush(90) == 0
     assert chosen == {key: partition_for(key, 3) for key in keys}
 
 

@@ -56,7 +56,7 @@ def test_delivery_status_is_read_without_newswire(settings: Settings, tmp_path: 
     program.write_text(text)
     arguments = [settings.kafka_bootstrap_servers, settings.schema_registry_url, topics.delivery_status, "2"]
     done = subprocess.run(
-        [sys.executable, "-I", str(program), *arguments], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-I", str(program), *arguments], capture_output=True, text=True, timeout=180, check=True
     )
     assert done.stdout.splitlines() == [
         f"newswire.DeliverySent {sent()['delivery_id']} daily@2026-11-22T09:00Z email None 1 {b'h'.hex() * 32}",

@@ -41,7 +41,7 @@ def link(number: int, newsletter_id: str | None = "daily") -> str:
 
 def post(sandbox: SandboxProcess, path: str, body: bytes, headers: dict[str, str]) -> None:
     request = urllib.request.Request(sandbox.url + path, data=body, headers={"Content-Type": "application/json", **headers})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=90) as answer:
         assert answer.status == 200
 
 

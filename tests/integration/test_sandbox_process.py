@@ -19,7 +19,7 @@ sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "deploy.sandbox", *words], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "deploy.sandbox", *words], cwd=ROOT, capture_output=True, text=True, timeout=90, check=False
     )
 
 

@@ -38,7 +38,7 @@ async def slack(sandbox: SandboxProcess) -> AsyncIterator[AsyncWebClient]:
     """A client that sends exactly one request a call."""
     async with aiohttp.ClientSession() as session:
         yield AsyncWebClient(
-            token="xoxb-sandbox", base_url=sandbox.url + "/slack/api/", session=session, retry_handlers=[], timeout=2
+            token="xoxb-sandbox", base_url=sandbox.url + "/slack/api/", session=session, retry_handlers=[], timeout=60
         )
 
 
@@ -199,7 +199,7 @@ async def test_throttles_and_fails_in_the_providers_words(slack: AsyncWebClient,
         await slack.chat_postMessage(channel="C1", text="x")
     sandbox.fault("slack", "timeout", count=1, accept=True, delay_s=30)
     with pytest.raises(asyncio.TimeoutError):
-        await AsyncWebClient(token="x", base_url=slack.base_url, retry_handlers=[], timeout=1).chat_postMessage(
+        await AsyncWebClient(token="x", base_url=slack.base_url, retry_handlers=[], timeout=3).chat_postMessage(
             channel="C1", text="x"
         )
     assert sandbox.counts()["slack"] == 1

@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,11 +39,13 @@ def applier(sinks: World) -> Iterator[Applier]:
 def running(sinks: World) -> Iterator[Applier]:
     """The consent process in a thread, from here on."""
     one = Applier(sinks.settings)
-    thread = threading.Thread(target=one.run)
+    thread = threading.Thread(target=one.run, daemon=True)
     thread.start()
-    yield one
-    one.stop()
-    thread.join(timeout=20)
+    try:
+        yield one
+    finally:
+        one.stop()
+        thread.join(timeout=90)
     assert not thread.is_alive()
 
 
@@ -108,21 +109,16 @@ def test_says_how_current_it_is(sinks: World, applier: Applier) -> None:
         for t in (sinks.topics.subscribers, sinks.topics.publications, sinks.topics.alerts, sinks.topics.controls)
     )
     applier.stop()
-    time.sleep(2.2)
-    assert sinks.ledger(behind)[0][0] > 2
+    wait_for(lambda: sinks.ledger(behind)[0][0] > 2, "consent to fall behind")
 
 
 def test_lets_one_process_apply_at_a_time(sinks: World, applier: Applier) -> None:
     """A second one waits and takes over when the first ends."""
-    other = Applier(sinks.settings)
-    thread = threading.Thread(target=other.run)
-    thread.start()
-    applier.stop()
-    one = str(uuid.uuid4())
-    unsubscribe(sinks, one)
-    wait_for(lambda: barred(sinks, one) == {"/nl:daily": "unsubscribed"}, "the second to apply")
-    other.stop()
-    thread.join(timeout=20)
+    with running(sinks):
+        applier.stop()
+        one = str(uuid.uuid4())
+        unsubscribe(sinks, one)
+        wait_for(lambda: barred(sinks, one) == {"/nl:daily": "unsubscribed"}, "the second to apply")
 
 
 def test_loses_nothing_when_killed_before_a_commit(sinks: World) -> None:

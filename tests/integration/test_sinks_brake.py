@@ -134,7 +134,7 @@ def test_stops_for_complaints_and_counts_channels_and_sources_apart(sinks: World
     )
     wait_for(lambda: controls(sinks, "source/annoying") and controls(sinks, f"source/{alert}"), "the brakes")
     assert "2 complained (0.20%) of 1000 sent" in controls(sinks, "source/annoying")[0][2]
-    assert counted(sinks, "fine") == 1000
+    wait_for(lambda: counted(sinks, "fine") == 1000, "the fine one to be counted")
     assert controls(sinks, "source/fine") == []
 
 
@@ -154,6 +154,7 @@ def test_counts_on_where_it_was(sinks: World, ses: Process, sandbox: SandboxProc
         sinks.ledger(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
     sinks.produce_all(statuses(sinks, f"{fault}@2026-11-22T09:00Z", 200, bounced=21))
     wait_for(lambda: controls(sinks, f"source/{fault}"), "the brake, once")
+    wait_for(lambda: counted(sinks, fault) >= 600, "the rest to be counted")
     assert counted(sinks, fault) == 600
     assert sinks.ledger("SELECT count(*) FROM ledger.returns WHERE source = %s", fault) == [(31,)]
 

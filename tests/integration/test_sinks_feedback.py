@@ -18,6 +18,7 @@ from runtime.health import check_groups
 from schemas.codec import Clear
 from schemas.records import Event, Record
 from sinks.consent import address_mark
+from sinks.suppression import REFRESH_S
 from tests import fix_sandbox
 from tests.fix_sandbox import SandboxProcess
 from tests.fix_stack import Stack
@@ -26,6 +27,9 @@ from tests.sinks_kit import Process, World, environ_of, records_of, reset_group,
 pytestmark = pytest.mark.stack
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
 SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="
+
+KNOWN_S = 3.0 * REFRESH_S
+"""After which a sink, of which nothing can be seen of it from outside, has read the suppression list again on any machine."""
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +42,8 @@ def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytes
         ses_endpoint_url=f"{url}/ses",
         slack_base_url=f"{url}/slack/api/",
         webhook_allow_http_loopback=True,
-        provider_timeout_s=1.5,
-        lease_s=4.0,
+        provider_timeout_s=5.0,
+        lease_s=8.0,
         sweep_interval_s=0.3,
         instance_id="only",  # a process that was killed is followed at once
     ) as one:
@@ -186,7 +190,7 @@ def test_suppresses_an_address_before_the_next_send(sinks: World, sandbox: Sandb
     assert sandbox.ask(f"/ses/v2/email/suppression/addresses/{address}")["SuppressedDestination"]["Reason"] == "BOUNCE"
 
     # a new subscriber with the same address, of whom consent knows nothing: the list alone bars them
-    time.sleep(1.5)
+    time.sleep(KNOWN_S)
     before = sandbox.counts().get("ses", 0)
     same = sinks.requests(1, [f" {address.upper()} "], items=[sinks.publish()])
     sinks.deliver(same)
@@ -213,10 +217,14 @@ def test_a_person_lifts_a_suppression(sinks: World, sandbox: SandboxProcess) -> 
     assert json.loads(run("lift", mend).stdout)["lifted"] == 1
     assert run("lift", mend).exit_code == 2
     assert "newswire suppression show" in run("lift", "other@example.org").stderr
-    time.sleep(1.5)
-    (after,) = sinks.requests(1, [mend], items=[sinks.publish()])
-    sinks.deliver([after])
-    last(sinks, [after], "DeliverySent")
+
+    def is_sent() -> bool:
+        (after,) = sinks.requests(1, [mend], items=[sinks.publish()])
+        sinks.deliver([after])
+        (report, *_) = wait_for(lambda: sinks.states([after])[after["delivery_id"]], "a report")
+        return bool(report[0] == "DeliverySent")
+
+    wait_for(is_sent, "the sink to know")
 
 
 def test_leaves_the_new_address_of_a_subscriber_alone(sinks: World, sandbox: SandboxProcess) -> None:
@@ -287,7 +295,7 @@ def test_disables_an_endpoint_that_is_gone(sinks: World, sandbox: SandboxProcess
     ]
     sandbox.ask("/control/faults", method="DELETE")
     wait_for(lambda: sinks.ledger("SELECT count(*) FROM ledger.suppressions WHERE channel = 'webhook'") == [(1,)], "the list")
-    time.sleep(1.5)
+    time.sleep(KNOWN_S)
     (other,) = hook(sinks, sandbox, "gone")
     sinks.deliver([other])
     wait_for(lambda: sinks.states([other])[other["delivery_id"]], "a report")

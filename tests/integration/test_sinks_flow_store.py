@@ -51,7 +51,9 @@ async def test_processes_together_take_no_more_than_the_rate(database: Settings)
 
         async def process(lane: str) -> None:
             store = FlowStore(pool, "email")
-            while time.monotonic() - began < 1.0:
+            while (past_s := time.monotonic() - began) < 1.0 or (
+                past_s < 60 and (sum(taken.values()) < 50 or 0 in taken.values())
+            ):
                 taken[lane] += (await store.take(lane, 100, rate, None)).tokens
 
         await asyncio.gather(*(process(lane) for lane in ("urgent", "bulk", "urgent", "bulk")))

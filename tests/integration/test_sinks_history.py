@@ -33,8 +33,8 @@ def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytes
         stack,
         tmp_path_factory.mktemp("history"),
         ses_endpoint_url=f"{sandbox_process.url}/ses",
-        provider_timeout_s=1.5,
-        lease_s=4.0,
+        provider_timeout_s=5.0,
+        lease_s=8.0,
         sweep_interval_s=0.3,
         actor="ada",
     ) as one:
@@ -52,7 +52,7 @@ def ses(sinks: World) -> Process:
 def newswire(sinks: World, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
     """Run a command with --json as a process of its own; return what it printed."""
     command = [sys.executable, "-c", "from runtime.commands import main; main()", "--json", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environ_of(sinks.settings), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, env=environ_of(sinks.settings), capture_output=True, text=True, timeout=180)
     assert done.returncode == code, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -1,6 +1,7 @@
 """The ledger on a real PostgreSQL: claims, fences, outcomes, the sweeper's queries."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,10 @@ from core.errors import Unavailable
 from runtime.settings import Settings
 from sinks.consent import address_mark
 from sinks.delivery import Delivery
-from sinks.ledger import Ledger, Pool, Result, open_pool
-from sinks.statements import DUE, EXPIRE, GIVE_BACK, UNREPORTED
-from sinks.unknown import TAKE
+from sinks.ledger import SESSION, Ledger, Pool, Result, open_pool
+from sinks.recall import HURRY
+from sinks.statements import BEGIN, DUE, EXPIRE, GIVE_BACK, KEEP, REPORTED, UNREPORTED, WRITE
+from sinks.unknown import RESEND, TAKE
 from tests.fix_stack import Stack
 from tests.sinks_kit import ledger_database
 from tests.sinks_samples import delivery
@@ -34,7 +36,7 @@ class Database:
     """What tests ask and change beside the ledger."""
 
     def __init__(self, url: str) -> None:
-        self._connection = psycopg.connect(url, autocommit=True)
+        self._url, self._connection = url, psycopg.connect(url, autocommit=True)
 
     def run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run a statement."""
@@ -58,6 +60,16 @@ class Database:
         names = [column.name for column in cursor.description or ()]
         (values,) = cursor.fetchall()
         return dict(zip(names, values, strict=True))
+
+    def plan(self, statement: str, values: dict[str, Any]) -> list[str]:
+        """Return how a sink runs a statement: prepared once, whatever the values are."""
+        names = list(values)
+        numbered = re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", statement)
+        marks = ", ".join(["%s"] * len(names))
+        with psycopg.connect(self._url, cursor_factory=psycopg.ClientCursor, options=SESSION) as connection:
+            connection.execute(f"PREPARE one AS {numbered}".encode())
+            explained = connection.execute(f"EXPLAIN (COSTS OFF) EXECUTE one ({marks})".encode(), list(values.values()))
+            return [line for (line,) in explained]
 
     def close(self) -> None:
         """Close the connection."""
@@ -388,3 +400,29 @@ async def test_a_sweep_reads_only_what_its_time_has_come_for(
     conditions = [line for line in plan if "Index Cond" in line and "channel = " in line]
     assert conditions
     assert all(bound in line for line in conditions), conditions[0]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [WRITE, BEGIN, REPORTED, KEEP, GIVE_BACK, HURRY, RESEND],
+    ids=["outcomes", "attempts", "reported", "requests", "given back", "hurried", "sent again"],
+)
+async def test_a_key_is_one_look_up_however_many_are_in_a_state(ledger: Ledger, database: Database, statement: str) -> None:
+    """Planned while nothing is claimed, parked or unknown, a statement must not go through all that is later, for every key."""
+    await ledger.ensure_days(datetime.now(UTC).date())
+    database.run("""
+        INSERT INTO ledger.deliveries (
+            day, delivery_id, channel, lane, source_id, source_kind, subscriber_id, newsletter_id, not_after, claimed_at, state,
+            attempt, outcome_at, reported_at
+        )
+        SELECT current_date, gen_random_uuid(), 'email', 'bulk', 's', 'newsletter', gen_random_uuid(), 'n', now(), now(), 'sent',
+               1, now(), now()
+        FROM generate_series(1, 3000)
+    """)
+    database.run("ANALYZE ledger.deliveries")
+    names = dict.fromkeys(re.findall(r"%\((\w+)\)s", statement))
+    given = {"owner": uuid.uuid4(), "id": uuid.uuid4(), "lease_s": 9.0, "more": 0, "attempt": 1, "day": datetime.now(UTC).date()}
+    values = {name: given.get(name, "why" if name in ("why", "by") else "{}") for name in names}
+    plan = database.plan(statement, values)
+    assert [line for line in plan if "_pkey on deliveries_" in line]
+    assert not [line for line in plan if "Scan" in line and "deliveries_" in line and "_pkey on" not in line], plan

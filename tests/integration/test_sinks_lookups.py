@@ -2,8 +2,6 @@
 
 import json
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,44 +11,17 @@ import pytest
 from core.errors import Unavailable
 from core.outcomes import Dead, Outcome, Retry, Sent, Unknown
 from core.rendering.model import Issue, Retraction
-from runtime.settings import Settings
 from runtime.tokens import TokenKeys, make_unsubscribe_token
 from sinks.provider import Found, Limits, NotFound, Prepared, Provider, Undecidable
 from sinks.registry import PROVIDERS
 from tests import fix_sandbox
 from tests.fix_sandbox import SandboxProcess
-from tests.sinks_samples import Answers, alert, content, free_port, http, issue, prepared
+from tests.sinks_samples import Answers, address, alert, content, free_port, http, issue, opened, prepared, provider_settings
 
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
-SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="
 KEYS = TokenKeys.parse("k1:" + "0f" * 32)
 ADDRESSES = {"email": "ada@example.org", "slack": "C0123456", "discord": "123456789012345678"}
 CHANNELS = ("email", "slack", "discord", "webhook")
-
-
-def settings(url: str, **more: Any) -> Settings:
-    """Settings whose providers are all at one address."""
-    values: dict[str, Any] = {
-        "ses_endpoint_url": f"{url}/ses", "slack_base_url": f"{url}/slack/api/", "discord_base_url": f"{url}/discord/api/v10",
-        "webhook_allow_http_loopback": True, "provider_timeout_s": 5.0,
-    }  # fmt: skip
-    return Settings(**{**values, **more})
-
-
-@asynccontextmanager
-async def opened(channel: str, of: Settings) -> AsyncIterator[Provider]:
-    """A provider with its client."""
-    provider = PROVIDERS[channel](of)
-    await provider.open()
-    try:
-        yield provider
-    finally:
-        await provider.close()
-
-
-def address(channel: str, url: str) -> str:
-    """An address that the channel's provider takes."""
-    return ADDRESSES.get(channel) or json.dumps({"url": f"{url}/hooks/ada", "secret": SECRET})
 
 
 def linked(provider: Provider, to: str) -> Prepared:
@@ -80,7 +51,7 @@ BEFORE = timedelta(minutes=1)
 async def test_finds_a_message_whose_answer_was_lost(channel: str, to: str, sandbox: SandboxProcess) -> None:
     """Its receipt is the one of the answer; what never arrived is not found, also among others; an older one is not seen."""
     since = datetime.now(UTC) - BEFORE
-    async with opened(channel, settings(sandbox.url)) as provider:
+    async with opened(channel, sandbox.url) as provider:
         one, never = linked(provider, to), linked(provider, to)
         assert await provider.find(one.message.delivery, to, since) == NotFound()
         sandbox.fault(channel, "drop_after_accept", count=1)
@@ -98,7 +69,7 @@ async def test_finds_a_message_whose_answer_was_lost(channel: str, to: str, sand
 
 async def test_finds_a_message_pages_back_in_slack(sandbox: SandboxProcess) -> None:
     """The history is read page by page."""
-    async with opened("slack", settings(sandbox.url)) as provider:
+    async with opened("slack", sandbox.url) as provider:
         one = linked(provider, "C1")
         receipts = [await provider.call([one])] + [await provider.call([linked(provider, "C1")]) for _ in range(205)]
         found = await provider.find(one.message.delivery, "C1", datetime.now(UTC) - BEFORE)
@@ -108,7 +79,7 @@ async def test_finds_a_message_pages_back_in_slack(sandbox: SandboxProcess) -> N
 async def test_says_how_email_and_webhooks_are_decided(sandbox: SandboxProcess) -> None:
     """SES tells by its SEND event, a webhook is sent again under its id: neither can be asked."""
     for channel, reason in (("email", "send_event"), ("webhook", "send_again")):
-        async with opened(channel, settings(sandbox.url)) as provider:
+        async with opened(channel, sandbox.url) as provider:
             one = prepared(provider, address(channel, sandbox.url))
             sighting = await provider.find(one.message.delivery, one.message.address, datetime.now(UTC))
             assert sighting == Undecidable(reason)
@@ -177,7 +148,7 @@ async def test_never_takes_a_silent_history_for_an_empty_one(
     channel: str, answers: list[bytes | str], sighting: NotFound | Undecidable
 ) -> None:
     """Only a history that was read to its end says that a message is not there."""
-    async with Answers(*answers) as server, opened(channel, settings(server.url)) as provider:
+    async with Answers(*answers) as server, opened(channel, server.url) as provider:
         one = linked(provider, ADDRESSES[channel])
         assert await provider.find(one.message.delivery, ADDRESSES[channel], NOW - BEFORE) == sighting
 
@@ -185,7 +156,7 @@ async def test_never_takes_a_silent_history_for_an_empty_one(
 async def test_edits_an_issue_down_to_what_is_left(sandbox: SandboxProcess) -> None:
     """The message keeps its place and its other items, and says what was retracted; it is no second delivery."""
     for channel in ("slack", "discord"):
-        async with opened(channel, settings(sandbox.url)) as provider:
+        async with opened(channel, sandbox.url) as provider:
             one = prepared(provider, ADDRESSES[channel], issue(content(8), content(9)))
             (sent,) = await provider.call([one])
             assert isinstance(sent, Sent)
@@ -202,7 +173,7 @@ async def test_edits_an_issue_down_to_what_is_left(sandbox: SandboxProcess) -> N
 async def test_a_webhook_is_told_of_a_retraction_under_an_id_of_its_own(sandbox: SandboxProcess) -> None:
     """The same retraction has the same id and bytes again, so that a receiver can drop it; another has another."""
     to = address("webhook", sandbox.url)
-    async with opened("webhook", settings(sandbox.url)) as provider:
+    async with opened("webhook", sandbox.url) as provider:
         one = prepared(provider, to)
         first, again = (provider.render_retraction(retraction(), one.message.delivery, to) for _ in range(2))
         other = provider.render_retraction(retraction(alert_id="a"), one.message.delivery, to)
@@ -240,7 +211,7 @@ def slack_error(code: str) -> bytes:
 )
 async def test_an_edit_is_never_unknown(channel: str, answer: bytes | str, outcome: Outcome) -> None:
     """A lost answer is a retry: the same edit twice is the same message."""
-    async with Answers(answer) as server, opened(channel, settings(server.url)) as provider:
+    async with Answers(answer) as server, opened(channel, server.url) as provider:
         to = address(channel, server.url)
         one = prepared(provider, to)
         body = provider.render_retraction(retraction(), one.message.delivery, to)
@@ -249,7 +220,7 @@ async def test_an_edit_is_never_unknown(channel: str, answer: bytes | str, outco
 
 async def test_mail_cannot_be_taken_back(sandbox: SandboxProcess) -> None:
     """There is nothing to edit."""
-    async with opened("email", settings(sandbox.url)) as provider:
+    async with opened("email", sandbox.url) as provider:
         assert provider.render_retraction(retraction(), prepared(provider, "a@example.org").message.delivery, "a") is None
 
 
@@ -257,7 +228,7 @@ async def test_asks_ses_for_its_quota(sandbox: SandboxProcess) -> None:
     """Recipients a second and a day; the other providers name none; an answer that cannot be read is none."""
     sandbox.ask("/control/limits", {"provider": "ses", "per_second": 37, "on": False})
     for channel in CHANNELS:
-        async with opened(channel, settings(sandbox.url)) as provider:
+        async with opened(channel, sandbox.url) as provider:
             assert await provider.limits() == (Limits(37.0, 10_000_000.0, 0.0) if channel == "email" else None)
     unlimited = {"SendQuota": {"MaxSendRate": 5, "Max24HourSend": -1, "SentLast24Hours": 2}}
     rows: list[tuple[bytes | str, Limits | None]] = [
@@ -265,25 +236,25 @@ async def test_asks_ses_for_its_quota(sandbox: SandboxProcess) -> None:
         (http(403, json.dumps({"__type": "AccessDeniedException"})), None), ("drop", None),
     ]  # fmt: skip
     for answer, limits in rows:
-        async with Answers(answer) as server, opened("email", settings(server.url)) as provider:
+        async with Answers(answer) as server, opened("email", server.url) as provider:
             assert await provider.limits() == limits
 
 
 async def test_mirrors_a_suppression_to_ses(sandbox: SandboxProcess) -> None:
     """A bounce and a complaint by their own reasons; elsewhere there is no list; a provider that is down says so."""
     for channel in CHANNELS:
-        async with opened(channel, settings(sandbox.url)) as provider:
+        async with opened(channel, sandbox.url) as provider:
             assert await provider.suppress("Ada@example.org", "bounced") is (channel == "email")
     request = sandbox.lines()
     assert request == [], "a suppression is no message"
-    async with opened("email", settings(sandbox.url)) as provider:
+    async with opened("email", sandbox.url) as provider:
         assert await provider.suppress("no address", "complained") is False
     url = f"http://127.0.0.1:{free_port()}"
-    async with opened("email", settings(url)) as provider:
+    async with opened("email", url) as provider:
         with pytest.raises(Unavailable, match="SES"):
             await provider.suppress("ada@example.org", "bounced")
     for answer in (http(429, "{}"), http(500, "{}"), "drop"):
-        async with Answers(answer) as server, opened("email", settings(server.url)) as provider:
+        async with Answers(answer) as server, opened("email", server.url) as provider:
             with pytest.raises(Unavailable, match="SES"):
                 await provider.suppress("ada@example.org", "complained")
             if not isinstance(answer, str):
@@ -294,7 +265,7 @@ async def test_names_what_shares_a_rate(sandbox: SandboxProcess) -> None:
     """The mail domain, the channel, the endpoint; nothing for what is no address."""
     wanted = {"email": "example.org", "slack": "C0123456", "discord": "123456789012345678", "webhook": f"{sandbox.url}/hooks/ada"}
     for channel in CHANNELS:
-        provider = PROVIDERS[channel](settings(sandbox.url))
+        provider = PROVIDERS[channel](provider_settings(sandbox.url))
         assert provider.destination(prepared(provider, address(channel, sandbox.url), alert()).message) == wanted[channel]
         assert provider.destination(prepared(provider, "").message) is None
 
@@ -304,7 +275,7 @@ async def test_what_is_asked_of_discord_fits_its_description(sandbox: SandboxPro
     from tests.integration.test_sandbox_discord import check
 
     for of in (issue(content(8), content(9)), alert()):
-        async with Answers(http(500, "{}")) as server, opened("discord", settings(server.url)) as provider:
+        async with Answers(http(500, "{}")) as server, opened("discord", server.url) as provider:
             one = prepared(provider, ADDRESSES["discord"], of)
             await provider.call([one])
             body = provider.render_retraction(retraction(issue(content(8))), one.message.delivery, ADDRESSES["discord"])

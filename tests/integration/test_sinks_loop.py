@@ -16,6 +16,9 @@ from tests.sinks_kit import Process, World, wait_for, world
 pytestmark = pytest.mark.stack
 sandbox_process, sandbox = fix_sandbox.sandbox_process, fix_sandbox.sandbox
 
+PROMISED_S = 2.1
+"""After so long no sink claims anything without knowing what was in the logs, however busy the machine is."""
+
 
 @pytest.fixture(scope="module")
 def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
@@ -28,8 +31,8 @@ def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytes
         slack_base_url=f"{url}/slack/api/",
         discord_base_url=f"{url}/discord/api/v10",
         webhook_allow_http_loopback=True,
-        provider_timeout_s=1.5,
-        lease_s=4.0,
+        provider_timeout_s=10.0,
+        lease_s=15.0,
         sweep_interval_s=0.3,
     ) as one:
         one.define_newsletter()
@@ -43,7 +46,7 @@ def ses(sinks: World) -> Process:
     return sinks.start("ses-bulk")
 
 
-def reported(sinks: World, requests: list[dict[str, Any]], count: int = 1, timeout_s: float = 90.0) -> dict[str, Any]:
+def reported(sinks: World, requests: list[dict[str, Any]], count: int = 1) -> dict[str, Any]:
     """Wait until every delivery has so many distinct reports, and return them."""
     states: dict[str, Any] = {}
 
@@ -52,7 +55,7 @@ def reported(sinks: World, requests: list[dict[str, Any]], count: int = 1, timeo
         states = sinks.states(requests)
         return all(len(found) >= count for found in states.values())
 
-    wait_for(complete, f"{count} reports each", timeout_s)
+    wait_for(complete, f"{count} reports each")
     return states
 
 
@@ -117,7 +120,7 @@ def test_leaves_a_retracted_item_out_and_skips_an_empty_issue(sinks: World, ses:
     kept, gone = sinks.publish(), sinks.publish()
     event = {"publication_id": gone["publication_id"], "reason": "wrong", "retracted_by": None, "retracted_at": datetime.now(UTC)}
     sinks.produce(sinks.topics.publications, "PublicationRetracted", event, gone["publication_id"])
-    time.sleep(1.0)  # what is promised holds 2 s after the acknowledgement; usually it is known after half a second
+    time.sleep(PROMISED_S)
     both, empty = sinks.requests(1, items=[kept, gone]), sinks.requests(1, items=[gone])
     sinks.deliver(both + empty)
     states = reported(sinks, both + empty)
@@ -135,7 +138,7 @@ def test_skips_whoever_unsubscribed_was_erased_or_is_too_late(sinks: World, ses:
     late = sinks.requests(1, items=[item], not_after=datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1))
     sinks.change("PreferencesChanged", left[0]["subscriber_id"], newsletters=["weekly"], changed_at=datetime.now(UTC))
     sinks.keys.destroy(erased[0]["subscriber_id"])
-    time.sleep(1.0)
+    time.sleep(PROMISED_S)
     sinks.deliver(left + erased + late)
     states = reported(sinks, left + erased + late)
     assert states[left[0]["delivery_id"]] == [("DeliverySuppressed", "unsubscribed", 0)]
@@ -218,7 +221,7 @@ def test_sends_nothing_while_consent_is_not_known(sinks: World, ses: Process, sa
 
 def test_begins_no_call_two_seconds_after_an_unsubscribe(sinks: World, ses: Process, sandbox: SandboxProcess) -> None:
     """While many wait for a slow provider, whoever leaves is not called any more."""
-    sandbox.fault("ses", "slow_body", delay_s=0.4)
+    sandbox.fault("ses", "slow_body", delay_s=0.8)
     requests = sinks.requests(2000, items=[sinks.publish()])
     sinks.deliver(requests)
     wait_for(lambda: sandbox.counts().get("ses", 0) > 100, "the sending to begin")

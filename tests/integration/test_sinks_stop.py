@@ -53,7 +53,7 @@ def test_holds_within_two_seconds_and_sends_the_rest_once_when_resumed(
     sinks: World, ses: Process, sandbox: SandboxProcess, scope: tuple[str, ...]
 ) -> None:
     """No call for it begins later than 2 s after the command has ended; others go on; resumed, everything is sent once."""
-    sandbox.fault("ses", "slow_body", delay_s=0.3)
+    sandbox.fault("ses", "slow_body", delay_s=2.0)
     item = sinks.publish()
     stopped = sinks.requests(1500, items=[item], source_id=SLOT)
     sinks.deliver(stopped)
@@ -90,7 +90,7 @@ def test_a_held_delivery_ends_as_stopped_when_it_is_not_worth_sending_any_more(
     """It says why it was not sent: not that it was late, but that somebody had stopped it."""
     sinks.command("stop", "source", "daily", "--reason", "Wrong data")
     wait_for(lambda: sinks.ledger("SELECT 1 FROM ledger.barred WHERE subject = 'stop:src:daily'"), "the stop")
-    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=10)
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=15)
     requests = sinks.requests(5, items=[sinks.publish()], not_after=soon)
     sinks.deliver(requests)
     wait_for(lambda: not unsettled(sinks, requests), "the end")

@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from runtime.kafka import end_offsets, partitions_of, read_range, start_offsets
+from sinks.unknown import LEFT_S
 from tests import fix_sandbox
 from tests.fix_sandbox import SandboxProcess
 from tests.fix_stack import Stack
@@ -32,11 +33,11 @@ def sinks(stack: Stack, sandbox_process: SandboxProcess, tmp_path_factory: pytes
         slack_base_url=f"{url}/slack/api/",
         discord_base_url=f"{url}/discord/api/v10",
         webhook_allow_http_loopback=True,
-        provider_timeout_s=1.0,
-        lease_s=3.0,
+        provider_timeout_s=3.0,
+        lease_s=6.0,
         sweep_interval_s=0.2,
         instance_id="only",  # a process that was killed is followed at once
-        unknown_window_s=2.5,
+        unknown_window_s=4.0,
     ) as one:
         one.define_newsletter()
         one.start("consent")
@@ -153,7 +154,7 @@ def test_an_alert_that_stays_unknown_is_sent_again_unless_it_says_otherwise(sink
 def test_holds_what_is_too_late_to_be_sent_again(sinks: World, sandbox: SandboxProcess) -> None:
     """Its not_after is near: no second call, whatever the policy says."""
     sandbox.fault("webhook", "drop_after_accept", count=1)
-    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=30)
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=LEFT_S - 5)
     request = deliver(sinks, sandbox, "webhook", not_after=soon)
     assert reports(sinks, request, 1) == [UNKNOWN]
     wait_for(lambda: row(sinks, request, "check_at = 'infinity'") == (True,), "the delivery to be held")

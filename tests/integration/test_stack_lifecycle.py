@@ -42,7 +42,7 @@ class Home:
     def status(self) -> dict[str, dict[str, Any]]:
         """Return each program's row by its name."""
         command = [sys.executable, "-m", "deploy.stack", "status", "--json", "--home", str(self.layout.home)]
-        done = subprocess.run(command, env=self.environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, env=self.environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=180)
         return {row["name"]: row for row in json.loads(done.stdout)["processes"]}
 
     def pids(self) -> dict[str, int]:
@@ -168,7 +168,9 @@ def test_down_leaves_no_process_and_keeps_data(home: Home) -> None:
 def test_kafkas_own_tools_reach_the_stack(home: Home) -> None:
     """`bin/kafka` finds the stack by NEWSWIRE_HOME."""
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(Path.home()), "NEWSWIRE_HOME": str(home.layout.home)}
-    tool = subprocess.run([ROOT / "bin" / "kafka", "topics"], env=environ, capture_output=True, text=True, check=True, timeout=60)
+    tool = subprocess.run(
+        [ROOT / "bin" / "kafka", "topics"], env=environ, capture_output=True, text=True, check=True, timeout=180
+    )
     assert "kept" in tool.stdout.split()
 
 
@@ -199,5 +201,5 @@ def test_class_cache_of_kafka_is_made_and_accepted(tmp_path: Path) -> None:
     assert found is not None
     assert {path.name for path in cache.iterdir()} == {"kafka", "registry", found.class_cache("kafka").name}
     words = tools.command(["topics", "--version"], "127.0.0.1:1", None, found)
-    done = subprocess.run([words[0], "-XX:AOTMode=on", *words[1:]], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([words[0], "-XX:AOTMode=on", *words[1:]], capture_output=True, text=True, check=False, timeout=180)
     assert "4.3.1" in done.stdout, done.stderr

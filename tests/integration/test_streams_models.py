@@ -1,6 +1,8 @@
 """Fitted models on real Kafka: from engagement in the log to slots that name a model, refusals, and the way back."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -9,10 +11,11 @@ import pytest
 
 from core.ids import newsletter_source_id
 from core.model_parts import cut
+from runtime.kafka import end_offsets
 from schemas.records import Tombstone
 from streams.training import Trainer
 from tests.fix_stack import Stack
-from tests.integration.streams_world import World, open_world, people
+from tests.integration.streams_world import SHARDS, World, open_world, people
 from tests.unit.deciding_samples import reader, topics
 
 pytestmark = pytest.mark.stack
@@ -73,7 +76,7 @@ def test_a_model_is_fitted_judged_used_refused_and_rolled_back(world: World, rea
     source_id, models = decided_with(world, 40)
     assert models == {first["model"]}
     decision = world.decisions(source_id)[0].value
-    assert (decision["policy"], decision["candidate_set"].split("-")[0]) == ("blend-1", str(ITEMS))
+    assert (decision["policy"], decision["candidate_set"].split("-")[0]) == ("blend-2", str(ITEMS))
     items = [item for entry in decision["chosen"] for item in entry["items"]]
     assert {item["propensity"] < 1 for item in items} == {True, False}
     assert any(name.startswith("read:Title") for name in decision["reasons"])
@@ -123,6 +126,35 @@ def test_before_the_first_model_there_is_none_and_one_can_be_fitted_again(world:
     assert decided_with(world, 8)[1] == {json.loads(fitted.stdout.splitlines()[0])["model"]}
 
 
+def test_the_log_gives_the_same_issues_byte_for_byte(world: World, readers: list[str]) -> None:
+    """Every decision so far, without a model and with two, and of a decider that had started from a snapshot.
+
+    In another process, with another hash seed and another local day.
+    """
+    bulk = world.topics.decisions_bulk
+
+    def snapshot(event) -> bool:
+        applied = {one["topic"]: one["next_offset"] for one in event.value["applied"]}
+        ends = end_offsets(world.admin, [(bulk, event.partition)])
+        return applied.get(bulk, 0) == ends[bulk, event.partition]
+
+    def covered() -> bool:
+        parts = [event for event in world.events(world.topics.snapshots_newsletters) if event.name == "ShardSnapshot"]
+        return {event.partition for event in parts if snapshot(event)} == set(range(SHARDS))
+
+    world.wait(covered, "a snapshot of each shard")
+    world.stop("newsletters")
+    world.start("newsletters")
+    decided_with(world, 7)
+    elsewhere = world.env | {"TZ": "Pacific/Apia", "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-m", "tests.integration.deciding_again"]
+    done = subprocess.run(command, env=elsewhere, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [one["place"] for one in found if not one["equal"]] == []
+    assert (len(found), len({one["model"] for one in found})) == (32, 3)
+
+
 def test_versions_that_nothing_needs_are_dropped_and_a_slot_that_names_one_is_decided_without(
     world: World, readers: list[str]
 ) -> None:
@@ -139,7 +171,7 @@ def test_versions_that_nothing_needs_are_dropped_and_a_slot_that_names_one_is_de
     world.stop("newsletters")
     world.settled("audience")
     before = dead_letter(world)
-    minute = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=7)
+    minute = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=6)
     done = world.command("tick", "daily", "--slot", f"{minute:%Y-%m-%dT%H:%MZ}")
     assert done.returncode == 0, done.stderr
     world.settled("audience")

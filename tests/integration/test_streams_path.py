@@ -179,14 +179,15 @@ def test_rule_2_a_first_copy_that_is_not_ours_ends_the_process(world):
     """A zombie writes a decision: the owner exits, is rebuilt, and the zombie's copy is the one that counts."""
     name, _ids = newsletter_of(world, 4)
     template = world.decisions(tick_and_wait(world, name))[0]
-    source_id = newsletter_source_id(name, slot_now() - timedelta(minutes=3))
+    slot = slot_now() - timedelta(minutes=30)
+    source_id = newsletter_source_id(name, slot)
     value = dict(template.value, source_id=source_id, chosen=[], gated=[], not_concerned=template.value["population"])
     world.send(
         world.topics.decisions_bulk, "AudienceDecided", value, key=f"{source_id}/{value['chunk']}", partition=template.partition
     )
     assert world.died("newsletters") == 71
     world.start("newsletters")
-    tick(world, name, slot_now() - timedelta(minutes=3))
+    tick(world, name, slot)
     world.wait(lambda: world.expanded(source_id), "the other chunks")
     copies = [e for e in world.decisions(source_id) if (e.partition, e.value["chunk"]) == (template.partition, value["chunk"])]
     assert len(copies) == 1
@@ -291,12 +292,15 @@ def test_equal_readers_of_different_shards_get_the_same_issue(world):
     assert issues[ids[0]][0]["publication_id"] == much_read
     (said,) = counts(world.topics.audience_newsletters, 0)
     assert [said] == counts(world.topics.audience_newsletters, 1) == counts(world.topics.readership, 1)[-1:]
+
+    def afresh() -> int:
+        return sum(event.value.get("replaces", False) for event in world.events(world.topics.audience_newsletters))
+
     decided = world.decisions(source_id)
-    afresh = lambda: sum(event.value.get("replaces", False) for event in world.events(world.topics.audience_newsletters))  # noqa: E731
     replaced = afresh()
     world.stop("audience", "newsletters")
     world.start("audience", "newsletters")
-    again = tick(world, name, slot_now() - timedelta(minutes=3))
+    again = tick(world, name, slot_now() - timedelta(minutes=30))
     world.wait(lambda: world.expanded(again), "the next slot")
     assert [counts(world.topics.audience_newsletters, shard) for shard in range(SHARDS)] == [[said, said], [said, said]]
     assert afresh() == replaced + SHARDS

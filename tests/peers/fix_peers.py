@@ -53,7 +53,7 @@ def server(script: str, *arguments: str, health: str, log: Path, **environment: 
         yield
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def _answers(address: str) -> bool:

@@ -43,7 +43,7 @@ def asked(address: str, document: Any = None, **headers: str) -> Any:
     """Return a JSON answer; a document makes it a POST."""
     data = None if document is None else json.dumps(document).encode()
     request = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json", **headers})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=90) as answer:
         return json.load(answer)
 
 
@@ -182,7 +182,7 @@ async def test_signatures_verify_with_the_reference_libraries() -> None:
     document = [{"secret": secret, "headers": headers, "payload": payload} for secret, headers, payload in cases]
     process = await asyncio.to_thread(
         subprocess.run, [node, "verify_webhook.mjs"], cwd=fix_peers.HERE, input=json.dumps(document), capture_output=True,
-        text=True, timeout=60, check=True,
+        text=True, timeout=180, check=True,
     )  # fmt: skip
     by_npm = [verdict == "" for verdict in json.loads(process.stdout)]
     by_pypi = []

@@ -1,11 +1,12 @@
 """The schedule against a slow, obvious reference: every nominal slot exactly once, none missing, in every zone, for each cadence.
 
-Without --all-zones a sample: the changes of clocks of hand-picked zones, and some weeks of others. With it, all zones and ten
-years, which takes half an hour.
+The time zones: every change of clocks in all zones and ten years. The whole, for each cadence: without --all-zones a sample, the
+changes of hand-picked zones and some weeks of others; with it, every quarter hour of all zones and ten years, in half an hour.
 """
 
 import random
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from core.cadence import Schedule, day_bits, nominal_of
 from core.schedule import due, due_at, falls_somewhere, local_slots, next_slots
 from core.zones import RETIRED, zone_names
-from tests.property.schedule_walk import QUARTER, Profile, Watcher, distinct_zones
+from tests.property.schedule_walk import QUARTER, Profile, Watcher, distinct_zones, quarters, read_zone
 from tests.unit.deciding_samples import RULES
 
 WEEKEND, MIDWEEK = frozenset({6, 7}), frozenset({2, 3, 4})
@@ -94,6 +95,38 @@ def nominal(clock: datetime) -> int:
 def test_each_nominal_slot_once_when_clocks_change(zone, day):
     """From two days before to three days after, in the zone itself and in one that changes nothing."""
     assert check([zone, "UTC"], day - timedelta(days=2), day + timedelta(days=3)) > 250
+
+
+def changes_of(name: str) -> tuple[tuple[datetime, timedelta], ...]:
+    """When the clocks of a zone change in ten years, to the quarter hour, in naive UTC, and their offset from then on."""
+    zone, (at, end), day = read_zone(name), TEN_YEARS, timedelta(days=1)
+
+    def offset(when: datetime) -> timedelta:
+        return when.replace(tzinfo=UTC).astimezone(zone).utcoffset() or timedelta()
+
+    found = [(at, offset(at))]
+    while at < end:
+        if offset(at + day) != found[-1][1]:
+            change = next(when for when in quarters(at, at + day + QUARTER) if offset(when) != found[-1][1])
+            found.append((change, offset(change)))
+        at += day
+    return tuple(found)
+
+
+def test_each_nominal_slot_once_at_every_change_of_clocks_in_all_zones_and_ten_years():
+    """Five hours before and after each; in between, a zone's offset stays the same. Zones that change alike are one."""
+    different = {changes_of(name): name for name in distinct_zones(sorted(zone_names() - RETIRED.keys()))}
+    windows = {(at, before, after): name for changes, name in different.items() for (_, before), (at, after) in pairwise(changes)}
+    assert len(different) > 60
+    assert len(windows) > 300
+    for (at, *_), name in windows.items():
+        first, last = at - timedelta(hours=5), at + timedelta(hours=5)
+        watcher = Watcher(name, first)
+        for when in quarters(first, last):
+            slot_at = when.replace(tzinfo=UTC)
+            wanted = tuple(map(nominal, watcher.new(when)))
+            assert local_slots(name, slot_at) == wanted, (name, slot_at)
+            assert {due_at(name, slot) for slot in wanted} <= {slot_at}, (name, slot_at)
 
 
 def test_each_nominal_slot_once_in_sampled_zones_and_weeks():

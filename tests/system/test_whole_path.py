@@ -156,7 +156,7 @@ def test_delivery_status_is_read_with_nothing_but_the_registry(whole: Whole) -> 
         env=environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     status = json.loads(done.stdout.splitlines()[0])

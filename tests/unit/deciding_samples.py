@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from core.folding import to_ms
@@ -133,6 +133,12 @@ def alert(alert_id: str = "00000000-0000-0000-0000-0000000000aa", **more: Any) -
         "content_offset": 7,
     }
     return value | more
+
+
+def clicked(who: str, number: int, days_ago: float = 1, **more: Any) -> Sample:
+    """Somebody clicked on a publication."""
+    value = {"subscriber_id": who, "publication_id": publication(number), "occurred_at": NOW - timedelta(days=days_ago)}
+    return Sample("ContentClicked", value | {"evidence": "click", "link": number, "delivery_id": None} | more)
 
 
 RULES: dict[str, Any] = {

@@ -94,7 +94,7 @@ def test_an_act_needs_a_reason(words: str) -> None:
 
 def test_runs_from_anywhere() -> None:
     """bin/newswire is the command line of its checkout."""
-    done = subprocess.run([ROOT / "bin/newswire", "--version"], cwd="/", capture_output=True, text=True, timeout=60)
+    done = subprocess.run([ROOT / "bin/newswire", "--version"], cwd="/", capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith("newswire, version"), done.stderr
 
 

@@ -37,6 +37,8 @@ def submit(known: Publications, offset: int, **changes) -> tuple:
         ({"content_type": " "}, "content_type"),
         ({"title": " "}, "title"),
         ({"title": "x" * 2001}, "title"),
+        ({"body": "x" * 10_000_000}, "body"),
+        ({"body": "x" * 300_000, "authors": ["語" * 500] * 900}, "authors"),
         ({"url": "ftp://example.org"}, "url"),
         ({"url": "/relative"}, "url"),
         ({"url": "http://[broken"}, "url"),

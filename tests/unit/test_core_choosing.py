@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from core.choosing import POOL, TEMPERATURE, choose, draws
+from core.choosing import OWN_SHARE, POOL, TEMPERATURE, choose, draws, shares
 from core.ranking import Ranked
 
 TOPICS = 6
@@ -19,13 +19,13 @@ def sample() -> tuple[Ranked, np.ndarray]:
     return Ranked(candidate, score), rng.integers(-1, TOPICS, 300)
 
 
-def greedily(ranked: Ranked, strongest: np.ndarray, row: int, k: int, most: int) -> list[int]:
+def greedily(ranked: Ranked, strongest: np.ndarray, row: int, k: int, most: list[int]) -> list[int]:
     taken, skipped = [], []
     for candidate in ranked.candidate[row].tolist():
         same = sum(1 for other in taken if strongest[other] == strongest[candidate])
         if candidate < 0:
             continue
-        if len(taken) < k and (strongest[candidate] < 0 or same < most):
+        if len(taken) < k and (strongest[candidate] < 0 or same < most[strongest[candidate]]):
             taken.append(candidate)
         else:
             skipped.append(candidate)
@@ -39,10 +39,25 @@ def test_no_issue_has_too_much_of_one_topic(sample, k, share):
     ranked, strongest = sample
     found = choose(ranked, strongest, k, share, 0.0, np.zeros(80))
     for row in range(80):
-        wanted = greedily(ranked, strongest, row, k, max(1, int(share * k)))
+        wanted = greedily(ranked, strongest, row, k, [max(1, int(share * k))] * TOPICS)
         assert found.candidate[row].tolist() == wanted + [-1] * (k - len(wanted))
     assert (found.propensity == 1).all()
     assert (np.diff(found.score, axis=1) <= 0).all()
+
+
+def test_a_topic_has_as_large_a_share_as_in_the_readers_interests(sample):
+    """Never less than topic_share, and never all; who has no interests is limited by topic_share."""
+    ranked, strongest = sample
+    interests = np.zeros((80, TOPICS), dtype=np.float32)
+    interests[1, 2], interests[2, [1, 3]], interests[3] = 1, np.sqrt(0.5), 1
+    found = choose(ranked, strongest, 10, shares(interests, 0.3), 0.0, np.zeros(80))
+    for row, own in ((0, {}), (1, {2: 8}), (2, {1: 5, 3: 5}), (3, {})):
+        most = [own.get(topic, 3) for topic in range(TOPICS)]
+        wanted = greedily(ranked, strongest, row, 10, most)
+        assert found.candidate[row].tolist() == wanted
+    assert shares(interests, 0.3).max() == np.float32(OWN_SHARE)
+    nothing = choose(ranked, np.full(300, -1), 10, shares(np.zeros((80, 0), dtype=np.float32), 0.3), 0.0, np.zeros(80))
+    assert (nothing.candidate[0] == ranked.candidate[0, :10]).all()
 
 
 def test_one_topic_fills_an_issue_when_there_is_no_other(sample):
@@ -79,6 +94,14 @@ def test_a_row_of_few_candidates_explores_what_there_is(sample):
     single = choose(Ranked(ranked.candidate[:, :1], ranked.score[:, :1]), strongest, 10, 0.4, 0.1, np.zeros(80))
     assert single.candidate.shape == (80, 1)
     assert (single.propensity == 1).all()
+
+
+def test_what_was_drawn_never_has_a_propensity_of_0():
+    """However small the share of chance: inverse propensities are finite."""
+    far = Ranked(np.arange(POOL)[None, :], np.array([[200_000] * 10 + [0] * (POOL - 10)]))
+    found = choose(far, np.full(POOL, -1), 10, 1.0, 1e-5, np.array([1 - 1e-9]))
+    assert found.candidate[0, 9] == POOL - 1
+    assert found.propensity[0, 9] == 1e-6
 
 
 def test_nothing_to_choose_from():

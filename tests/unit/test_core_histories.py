@@ -72,6 +72,14 @@ def test_a_burst_of_clicks_is_a_scanners_and_its_first_clicks_are_taken_back():
     assert counted(burst, clicked(0, after_s=3600)) == {0: 2.0}
 
 
+def test_two_links_at_once_are_a_scanners_in_the_shortest_issue():
+    """Within a third of a second; twice the same link, or a second later, is a person."""
+    assert counted(clicked(1), clicked(2, after_s=0.3)) == {}
+    assert counted(clicked(1), clicked(1, after_s=0.2)) == {1: 2.0}
+    assert counted(clicked(1), clicked(2, after_s=1)) == {1: 2.0, 2: 2.0}
+    assert counted(clicked(1), clicked(2, after_s=0.1), clicked(2, after_s=60)) == {2: 2.0}
+
+
 def test_many_clicks_on_one_link_or_over_several_deliveries_or_slowly_are_a_persons():
     """What makes a scanner is many links of one delivery at once."""
     count = SCAN_LINKS + 2
@@ -123,6 +131,17 @@ def test_engagement_with_an_unknown_publication_counts_from_when_it_is_known():
     fold(state, available(1, "art"))
     read = read_by(state.histories, state.content, [KEY], now_ms)
     assert TopicLists.of(state.content, read.rows, {"art": 0}).sums(read, 1)[0].tolist() == [[2.0]]
+
+
+def test_what_a_scanner_does_with_every_issue_pushes_no_reading_out():
+    """Fifty days of ten links each, all followed at once; what was liked before is still known."""
+    likes = [reacted(number, after_s=number) for number in range(300)]
+    bursts = [
+        clicked(1_000 + number, after_s=86_400 * (day + 1) + number * 0.1, delivery=f"{DELIVERY}{day}")
+        for day in range(50)
+        for number in range(10)
+    ]
+    assert counted(likes, bursts) == dict.fromkeys(range(300), 2.0)
 
 
 def test_a_subscriber_with_100_000_events_stays_bounded():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.model import ALIKE, ALIKE_PART, COLUMN_ENTRIES, NEIGHBOURS, OWN_PART, Model, NewItem, Sigmas, load, words_of
+from core.model import ALIKE, ALIKE_PART, KNOWN_PART, NEIGHBOURS, NEW_ENTRIES, OWN_PART, Model, NewItem, Sigmas, load, words_of
 from core.packing import pack, unpack
 from core.vectors import centred, to_int8, unit_rows
 from streams.fitting import fit
@@ -79,7 +79,7 @@ def slowly(model: Model, items: dict[str, NewItem], item: NewItem) -> tuple[np.n
     factor = (part[:, None] * unit_rows(model.factors)[near]).sum(axis=0)
     column = (part / np.linalg.norm(part)) @ model.columns.dense()[near]
     column[order] += ALIKE_PART * share / share.sum()
-    column[np.argsort(-np.abs(column), kind="stable")[COLUMN_ENTRIES:]] = 0
+    column[np.argsort(-np.abs(column), kind="stable")[NEW_ENTRIES:]] = 0
     return factor / np.linalg.norm(factor), column
 
 
@@ -115,6 +115,7 @@ def test_a_fitted_item_has_its_own_factor(model):
     assert found == pytest.approx(OWN_PART * model.columns.dense()[3], abs=1e-5)
     as_new = model.carry_as_new([item for item in made_up() if item.publication_id == model.items[3]])
     assert 3 not in as_new.items[0].tolist()
+    assert [own.part.tolist(), as_new.part.tolist()] == [[pytest.approx(KNOWN_PART)], [1]]
 
 
 def test_what_nothing_is_known_of_is_carried_to_zeros(model):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from core.errors import EventRefused
+from core.names import MAX_AGE_H
 from core.newsletters import Definitions
 from schemas.checking import examples
 from schemas.documents import to_value
@@ -48,6 +49,7 @@ def test_a_copy_changes_nothing_and_is_no_error() -> None:
         ({"revision": 1}, "revision"),
         ({"revision": 3, "from_address": "nobody"}, "from_address"),
         ({"revision": 3, "days": [9]}, "days"),
+        ({"revision": 3, "max_age_h": MAX_AGE_H + 1}, "max_age_h"),
     ],
 )
 def test_what_does_not_count_is_refused_by_field_and_taken_by_no_fold(second: dict[str, Any], field: str) -> None:

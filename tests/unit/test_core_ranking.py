@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from core.ranking import SCORE_SCALE, Ranked, best, freshness, interest
+from core.ranking import MUCH_READ, SCORE_SCALE, Ranked, best, demand, freshness, interest, liveliness
 from core.relevance import BATCH_ROWS, Readers, relevance, shelf
 from core.vectors import unit_rows
 
@@ -43,11 +43,29 @@ def test_scores_follow_the_formula(sample):
 
 
 def test_age_halves_the_worth_of_a_publication_once_and_takes_less_of_it_later():
-    """log1p(1 + e)·(1 + (2^⅔ - 1)·age/h)^-1.5; a time to come is now."""
+    """log1p(1 + e~)·(1 + (2^⅔ - 1)·age/h)^-1.5; a time to come is now."""
     found = freshness(np.array([0.0, 0, 0, 0, 9]), np.array([-5.0, 0, 24, 240, 24]), 24.0)
     late = math.log(2) / (1 + 10 * (4 ** (1 / 3) - 1)) ** 1.5
-    assert found == pytest.approx([math.log(2), math.log(2), math.log(2) / 2, late, math.log(11) / 2])
+    assert found == pytest.approx([math.log(2), math.log(2), math.log(2) / 2, late, math.log(2 + 9 / (1 + 9 / MUCH_READ)) / 2])
     assert late > math.log(2) / 2**10
+
+
+def test_how_much_is_read_counts_as_a_share_of_many_and_for_itself_among_few():
+    """A thousand times the readers change nothing where many read; a single read of one reader does not stand for a crowd."""
+    reads = np.array([0.0, 1, 4, 9, 40])
+    assert demand(reads * 1e3) == pytest.approx(demand(reads * 1e6), rel=0.01)
+    assert demand(reads / 1e3) == pytest.approx(reads / 1e3, rel=0.01)
+    assert (np.diff(demand(reads * 1e6)) > 0).all()
+    assert demand(np.zeros(3)).tolist() == [0, 0, 0]
+    assert demand(np.zeros(0)).tolist() == []
+
+
+def test_what_nobody_reads_any_more_counts_less_where_many_read():
+    """Halved after 18 hours in a crowd, and hardly touched among a few readers; never without a reader at all."""
+    idle_h = np.array([-1.0, 0, 18, 180])
+    assert liveliness(np.full(4, 1e9), idle_h) == pytest.approx([1, 1, 1 / 2, 1 / math.sqrt(31)])
+    assert liveliness(np.full(4, 0.1), idle_h).min() > 0.96
+    assert liveliness(np.zeros(4), idle_h).tolist() == [1, 1, 1, 1]
 
 
 def test_alone_and_in_a_batch_give_the_same_answer(sample):

@@ -113,6 +113,7 @@ def test_quiet_hours_may_span_midnight():
     ("event", "field"),
     [
         (registered(ANNA, "Mars/Olympus"), "time_zone"),
+        (preferred(ANNA, language="en" + "-variant1" * 4), "language"),
         (preferred(ANNA, channels=["pigeon"]), "channels"),
         (preferred(ANNA, urgent_channels=["pigeon"]), "urgent_channels"),
         (linked(ANNA, "pigeon"), "channel"),

@@ -9,8 +9,11 @@ import pytest
 from core.deciding import decide_newsletter
 from core.explain import explain_newsletter
 from core.model import Model, Sigmas, load, unit_sparse
+from core.names import MAX_AGE_H, MAX_LATE_H
 from core.newsletter_state import NewsletterState
-from core.space import Space
+from core.picking import READERS
+from core.ranking import BATCH_ROWS
+from core.space import PROJECTED_FROM, Space
 from core.sparse import sparse_rows
 from core.subscribers import subscriber_key
 from core.vectors import from_int8, to_int8
@@ -19,6 +22,7 @@ from tests.unit.deciding_samples import (
     NOW,
     Sample,
     available,
+    clicked,
     counted,
     fold,
     person,
@@ -41,11 +45,6 @@ def vector(*weights: float) -> dict:
     return {"vector": to_int8(row)[0].tobytes(), "vector_model": VECTOR_MODEL}
 
 
-def clicked(who: str, number: int, days_ago: float = 1) -> Sample:
-    value = {"subscriber_id": who, "publication_id": publication(number), "occurred_at": NOW - timedelta(days=days_ago)}
-    return Sample("ContentClicked", value | {"evidence": "click", "link": 0, "delivery_id": None})
-
-
 def decide(state: NewsletterState, space: Space | None = None, **rules) -> dict:
     what = slot(**rules) | {"model_version": space.model.version if space and space.model else None}
     fold(state, counted(state))
@@ -66,7 +65,10 @@ OLD = {"approved_at": NOW - timedelta(days=10)}
 
 def meant() -> list[Sample]:
     """Two kinds of content that only the vectors tell apart, and one old publication of each, with a title."""
-    content = [available(n, "physics", **vector(1, 0.1 * n) if n % 2 else vector(0, 0, 1, 0.1 * n)) for n in range(6)]
+    content = []
+    for n in range(6):
+        own = [0.4 * (axis == n // 2) for axis in range(3)]  # so that none is nearly the same as another
+        content.append(available(n, "physics", **vector(1, 0.1 * n, 0, 0, *own) if n % 2 else vector(0, 0, 1, 0.1 * n, *own)))
     return [
         *content,
         available(11, "physics", title="Odd ones", **vector(1), **OLD),
@@ -83,6 +85,14 @@ def test_what_was_read_brings_up_what_means_the_same():
     assert set(reasons(value, 1)) == {"read:Even"}
     because = explain_newsletter(state, slot(max_items=3), ANNA, NOW).because
     assert len([line for line in because if "Because you read “Odd ones”" in line]) == 3
+
+
+def test_an_explanation_has_the_names_of_topics_that_mails_have():
+    """A topic without a name is shown as it is."""
+    state = fold(NewsletterState(), reader(ANNA, topics=topics("cs.CL")), [available(1, "cs.CL")])
+    for names, said in (({"cs.CL": "Computation and Language"}, "Computation and Language"), ({}, "cs.CL")):
+        because = explain_newsletter(state, slot(), ANNA, NOW, topic_names=names).because
+        assert because[-1].endswith(f": You follow {said}.")
 
 
 def test_what_was_read_does_not_come_in_an_issue():
@@ -126,6 +136,19 @@ def test_much_read_says_so():
     assert (issue(value)[0], reasons(value)[0]) == (3, "popular")
 
 
+def test_what_is_close_to_all_that_was_read_is_not_merely_popular():
+    """Alike to no single title, and much read by others too."""
+    lines = [[float(column == row) for column in range(7)] for row in range(7)]
+    read = [available(50 + row, "art", title=f"Line {row}", **vector(*line), **OLD) for row, line in enumerate(lines)]
+    others = [reader(person(n), newsletters=[]) for n in range(10, 20)]
+    content = [available(1, "maths", **vector(*[1.0] * 7)), available(2, "maths", **vector(*[0.0] * 7, 1))]
+    state = fold(NewsletterState(), reader(ANNA, topics=[]), others, read, content)
+    fold(state, [clicked(ANNA, 50 + row) for row in range(7)])
+    fold(state, [clicked(person(n), number, 0.1) for n in range(10, 20) for number in (1, 2)])
+    value = decide(state)
+    assert dict(zip(issue(value), reasons(value), strict=True)) == {1: "history", 2: "popular"}
+
+
 def test_policies():
     """topics leaves meaning out, recent is by age alone, and the decision names the policy and the candidates."""
     content = [
@@ -135,7 +158,7 @@ def test_policies():
     ]
     state = fold(NewsletterState(), reader(ANNA), content, clicked(ANNA, 11))
     blend, by_topics, recent = (decide(state, ranking=name) for name in ("blend", "topics", "recent"))
-    assert [value["policy"] for value in (blend, by_topics, recent)] == ["blend-1", "topics-1", "recent-1"]
+    assert [value["policy"] for value in (blend, by_topics, recent)] == ["blend-2", "topics-2", "recent-2"]
     assert issue(blend)[0] in (1, 3, 5)
     assert issue(by_topics)[:6] == [0, 1, 2, 3, 4, 5]
     assert issue(recent)[-1] == 8
@@ -145,12 +168,34 @@ def test_policies():
     assert decide(state)["candidate_set"] != blend["candidate_set"]
 
 
-def test_no_issue_is_ten_times_the_same():
-    """At most topic_share of the items have the same strongest topic, unless nothing else is left."""
-    content = [available(n, "physics") for n in range(20)] + [available(n, "art") for n in range(20, 26)]
+def test_an_issue_has_one_of_what_is_nearly_the_same():
+    """Two versions by title or meaning: the better one, and the next issue may have the other. `why` names what it left out."""
+    content = [
+        available(1, title="On  Schrödinger’s cat"),
+        available(2, title="On Schrodinger's CAT.", approved_at=NOW - timedelta(hours=3)),
+        available(3, title="Cats, a survey", **vector(1, 0.1)),
+        available(4, title="A survey of cats", approved_at=NOW - timedelta(hours=3), **vector(1)),
+        available(5, title="Dogs", **vector(0, 1)),
+    ]
     state = fold(NewsletterState(), reader(ANNA), content)
-    assert sum(number < 20 for number in issue(decide(state, topic_share=0.5))) == 5
-    assert sum(number < 20 for number in issue(decide(state, topic_share=1.0))) == 10
+    for exploration in (0.0, 1.0):
+        assert sorted(issue(decide(state, exploration=exploration))) == [1, 3, 5]
+    because = explain_newsletter(state, slot(), ANNA, NOW).because
+    (said,) = [line for line in because if "cat:" in line]
+    assert said.endswith(f"Left out, because it is nearly the same: {publication(2)}.")
+    assert len([line for line in because if "Left out" in line]) == 2
+
+
+def test_no_issue_is_ten_times_the_same():
+    """At most topic_share of the items have the same strongest topic, unless it is a larger part of what the reader cares for, or
+    nothing else is left."""
+    content = [available(n, "physics") for n in range(20)] + [available(n, "art") for n in range(20, 26)]
+    wide = topics("physics", "art")
+    state = fold(NewsletterState(), reader(ANNA, topics=wide), reader(BEN), content)
+    limited, free = decide(state, topic_share=0.5), decide(state, topic_share=1.0)
+    assert sum(number < 20 for number in issue(limited)) == 5
+    assert sum(number < 20 for number in issue(limited, 1)) == 8, "Ben cares for nothing else"
+    assert [sum(number < 20 for number in issue(free, entry)) for entry in (0, 1)] == [10, 10]
     few = fold(NewsletterState(), reader(ANNA), content[:20], available(30, "art"))
     assert sum(number < 20 for number in issue(decide(few, topic_share=0.5))) == 9
 
@@ -231,7 +276,7 @@ def test_a_model_of_another_embedding_of_other_dimensions_or_of_other_words_rank
         word_weights=np.ones(len(known), dtype=np.float32),
         item_words=unit_sparse([[(word, 1.0) for word in known]] * 4, {word: n for n, word in enumerate(known)}),
     )
-    state = fold(with_model(), [available(n, title="Twenty", **vector(0, 0, 0, 0, 0, 0, 0, 1)) for n in (30, 31)])
+    state = fold(with_model(), [available(n, title=f"Twenty {n}", **vector(0, 0, 0, 0, 0, 0, 0, 1)) for n in (30, 31)])
     value = decide(state, Space(load(other.dump())))
     assert [issue(value, 0)[0], issue(value, 1)[0]] == [20, 21]
     assert sorted(issue(value, 0)) == [20, 21, 30, 31]
@@ -252,6 +297,40 @@ def test_publications_are_carried_once_in_a_process():
         decide(state, space)
         decide(fold(state, available(22)), space, max_items=2)
     assert sorted(asked) == [publication(20), publication(21), publication(22)]
+
+
+@pytest.mark.parametrize("size", [BATCH_ROWS, READERS])
+def test_one_more_than_fits_into_a_batch(size):
+    """The last reader gets an issue too, and the one that they would get alone."""
+    people = [reader(person(n), topics=topics(f"t{n % 5}")) for n in range(size + 1)]
+    content = [available(n, f"t{n % 5}", **vector(*np.random.default_rng(n).normal(size=8))) for n in range(20)]
+    read = [clicked(person(size), number) for number in (3, 7)]
+    value = decide(fold(NewsletterState(), people, content, read))
+    assert len(value["chosen"]) == size + 1
+    assert issue(value, size) == issue(decide(fold(NewsletterState(), people[size], content, read)))
+    assert {3, 7}.isdisjoint(issue(value, size))
+
+
+def test_many_candidates_are_compared_in_fewer_dimensions():
+    """Who read of one kind gets that kind, alone and beside others, in any shard: the axes are those of the candidates."""
+    rng, kinds = np.random.default_rng(0), 20
+    lines = rng.normal(size=(kinds, PROJECTED_FROM // 2))[np.arange(PROJECTED_FROM) % kinds]
+    raw = to_int8(lines + rng.normal(size=lines.shape))
+    means = [{"vector": line.tobytes(), "vector_model": VECTOR_MODEL} for line in raw]
+    read = [available(9_000, "art", title="Kind 0", **means[0], **OLD), available(9_001, title="Kind 1", **means[1], **OLD)]
+    content = [*read, *(available(n, **one) for n, one in enumerate(means[2:], 2))]
+    clicks = [clicked(ANNA, 9_000), clicked(BEN, 9_001), clicked(BEN, 9_000, 60)]
+    state = fold(NewsletterState(), reader(ANNA), reader(BEN), [available(0), available(1)], content, clicks)
+    warm = Space()
+    value = decide(state, warm)
+    assert {number % kinds for number in issue(value, 0)} == {0}
+    assert {number % kinds for number in issue(value, 1)} == {1}
+    assert set(reasons(value, 0)) == {"read:Kind 0"}
+    alone = fold(NewsletterState(), content[::-1], reader(BEN), clicks, [available(1), available(0)])
+    mine = decide(alone, warm)
+    assert mine == decide(alone)
+    assert [issue(mine), reasons(mine)] == [issue(value, 1), reasons(value, 1)]
+    assert [item["score"] for item in mine["chosen"][0]["items"]] == [item["score"] for item in value["chosen"][1]["items"]]
 
 
 def test_the_same_log_gives_the_same_issues_on_another_day():
@@ -278,3 +357,12 @@ def test_the_same_log_gives_the_same_issues_on_another_day():
             assert [item["propensity"] for item in mine["chosen"][0]["items"]] == [
                 item["propensity"] for item in value["chosen"][entry]["items"]
             ]
+
+
+def test_the_oldest_that_may_be_chosen_is_in_a_packed_state():
+    """A decider that starts anew, at the latest moment for a slot, chooses from the same."""
+    late = timedelta(hours=MAX_LATE_H)
+    content = [available(1, approved_at=NOW - timedelta(hours=MAX_AGE_H)), available(2, approved_at=NOW + late)]
+    state, loaded = fold(NewsletterState(), reader(ANNA), content), NewsletterState()
+    loaded.load(state.dump())
+    assert issue(decide(state, max_age_h=MAX_AGE_H)) == issue(decide(loaded, max_age_h=MAX_AGE_H)) == [2, 1]

@@ -10,6 +10,7 @@ from core.names import PREVIEW_RECIPIENTS
 from deploy import demo, readers
 from deploy.client import StepFailed
 from deploy.sandbox.recorder import hash_text
+from runtime.settings import Settings
 
 
 class RetractedStack:
@@ -78,11 +79,14 @@ class Mailed:
         return [{"because": ["Subscribed.", *(f"{n}. Title: {reason}." for n in range(1, 9))]}]
 
 
-def test_the_readers_that_are_shown_have_a_mail_and_say_why() -> None:
+def test_the_readers_that_are_shown_have_a_mail_and_say_why(tmp_path: Path) -> None:
     """Two with the same topics, of those whose issue was a mail and who have read something, in whose issues it is seen."""
+    (tmp_path / "names").write_text('{"a": {"en": "Algebra", "de": "Algebra"}}')
     people = [
         {"subscriber_id": str(n), "name": f"N{n}", "topics": {"a": 1.0}, "channels": {"email": f"{n}@x.org"}} for n in range(40)
     ]
     found = readers.two_readers(Mailed("4", "5", "12", "24", "36"), "daily@x", people)  # type: ignore[arg-type]
     assert [(one.person["subscriber_id"], len(one.because)) for one in found] == [("24", 5), ("36", 5)]
-    assert [column.header for column in readers.side_by_side(found).columns] == ["N24, 24@x.org", "N36, 36@x.org"]
+    table = readers.side_by_side(found, Settings.load({"NEWSWIRE_TOPIC_NAMES": str(tmp_path / "names"), "NEWSWIRE_HOME": "none"}))
+    assert [column.header for column in table.columns] == ["N24, 24@x.org", "N36, 36@x.org"]
+    assert "who follow Algebra, and" in str(table.title)

@@ -50,6 +50,17 @@ def test_the_newsletters_hour_counts_until_enough_is_known():
     assert usual(anna("UTC", *burst), local_minute=600) == 600
 
 
+def test_a_packed_state_knows_the_hour_though_what_was_read_is_old():
+    """A restart moves nobody's issue: publications that are older than what shards keep were read in these weeks."""
+    old = [available(number, approved_at=at("2026-08-01T00:00")) for number in range(12)]
+    state = anna("UTC", *habit("19:35", 12), *old, available(50, approved_at=SLOT))
+    loaded = NewsletterState()
+    loaded.load(state.dump())
+    assert usual(loaded) == usual(state) == 19 * 60 + 30
+    loaded.load(fold(state, available(51, approved_at=SLOT + timedelta(days=150))).dump())
+    assert len(loaded.content.items) == 1
+
+
 def test_the_hour_is_that_of_the_subscribers_clock():
     """06:35 UTC in October is 08:35 in Berlin, after the change of clocks 07:35."""
     summer, winter = habit("05:35", 10, "2026-10-15"), habit("06:35", 26, "2026-10-26", first=100)

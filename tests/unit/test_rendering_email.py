@@ -233,6 +233,18 @@ def test_no_issue_is_so_long_that_gmail_cuts_it_off(mark: str, template: MailTem
     assert message.html.index("https://edge.example/u/") > message.html.index("https://example.org/19/")
 
 
+@pytest.mark.parametrize("body", ["&" * 50_000, "\n\n".join("a" * 25_000), "語" * 50_000, "a b\n" * 12_000])
+def test_no_alert_is_so_long_that_gmail_cuts_it_off(body: str) -> None:
+    """Marks that take five bytes each in HTML, or an element for every letter."""
+    long = alert(
+        title="&" * 500, body=body, url="https://example.org/?" + "&" * 2_000, from_name="&" * 300, postal_address="&" * 600,
+        unsubscribe_url="https://edge.example/u/" + "x" * 900,
+    )  # fmt: skip
+    message = alert_email(long)
+    assert 50_000 < len(message.html.encode()) < 102_000
+    assert "https://edge.example/u/" in message.html
+
+
 def test_a_real_item_is_shown_whole() -> None:
     """What is usual in any script is far from the limit."""
     for text in ("A title of a paper, as long as they are: " * 4, "論文の題名" * 20):

@@ -1,17 +1,20 @@
 """The pure parts of the sinks: offsets, grouping, deliveries, guards, tables."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import Hashable
 from datetime import UTC, datetime
 from typing import ClassVar, cast
 
+import orjson
 import pytest
 
 from core.errors import EventRefused, SetupError
 from core.ids import discord_nonce
 from core.names import CHANNELS
 from core.outcomes import Dead, Outcome, Retry, Unknown
+from core.rendering.email import newsletter_entry
 from runtime.settings import Settings
 from sinks.addresses import may_connect
 from sinks.calls import grouped
@@ -24,7 +27,8 @@ from sinks.ses import refusal
 from sinks.settle import gather
 from sinks.statements import literal, text_literal
 from sinks.webhook import parse_endpoint
-from tests.sinks_samples import delivery, issue, prepared, request
+from tests.rendering_samples import content
+from tests.sinks_samples import delivery, issue, prepared, provider_settings, request
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 SECRET = "whsec_bmV3c3dpcmUtZGVtby1zZWNyZXQtb2YtMzItYnl0ZXM="
@@ -275,3 +279,13 @@ def test_the_nonce_of_a_delivery_is_short_and_its_own() -> None:
     one, other = delivery().delivery_id, delivery().delivery_id
     assert len(discord_nonce(one)) == 22
     assert discord_nonce(one) == discord_nonce(one) != discord_nonce(other)
+
+
+def test_the_data_of_a_mail_is_quoted_in_parts_and_reads_as_a_whole() -> None:
+    """Quotes, backslashes, line ends and any script reach SES as they are, also the second time, when parts are at hand."""
+    ses = PROVIDERS["email"](provider_settings("http://127.0.0.1:9"))
+    one = issue(content(1, title='A "quoted" \\ title\n', summary="ключ 🔑 </p>"), content(2))
+    for _ in range(2):
+        body = orjson.loads(orjson.dumps(prepared(ses, "ada@example.org", one).body))
+        data = body["ReplacementEmailContent"]["ReplacementTemplate"]["ReplacementTemplateData"]
+        assert json.loads(data) == newsletter_entry(one)

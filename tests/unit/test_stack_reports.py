@@ -1,5 +1,6 @@
 """What the local stack says: failures with their cause, counted endings, Kafka's tools, and leftovers."""
 
+import io
 import os
 import signal
 import subprocess
@@ -7,12 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from deploy.stack import artifacts, orphans, tools
+from deploy.stack.control import say_untaken
 from deploy.stack.errors import StackError
 from deploy.stack.layout import Layout
-from deploy.stack.report import died, tail
-from deploy.stack.supervision import Endings
+from deploy.stack.report import Report, died, tail
+from deploy.stack.status import state_text
+from deploy.stack.supervision import Endings, State
 
 
 @pytest.fixture
@@ -72,6 +76,44 @@ def test_restarts_are_those_of_this_supervisor(layout: Layout) -> None:
     endings = Endings(layout.supervisor_log, from_start=True)
     endings.read()
     assert dict(endings.counts) == {"edge": 1}
+
+
+STEADY = "INFO success: edge entered RUNNING state, process has stayed up for > than 5 seconds (startsecs)\n"
+ENDED = "WARN exited: edge (terminated by SIGKILL; not expected)\n"
+BY_HAND = "WARN stopped: edge (terminated by SIGTERM)\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "state", "said"),
+    [
+        ("", "STARTING", "starting"),
+        (STEADY + ENDED, "STARTING", "restarting"),
+        (STEADY + ENDED, "EXITED", "restarting"),
+        (STEADY + ENDED + STEADY + BY_HAND, "STARTING", "restarting"),
+        (STEADY + ENDED + ENDED, "STARTING", "failing"),
+        (ENDED, "BACKOFF", "failing"),
+        (ENDED, "STARTING", "failing"),
+        (ENDED + BY_HAND, "STARTING", "restarting"),
+        (STEADY + ENDED + STEADY, "RUNNING", "running"),
+        (STEADY + BY_HAND, "STOPPED", "stopped"),
+    ],
+)
+def test_failing_is_what_ends_before_it_has_started(layout: Layout, log: str, state: str, said: str) -> None:
+    """One that ended once and is started again is restarting, and so is one that somebody starts."""
+    layout.supervisor_log.write_text(log)
+    endings = Endings(layout.supervisor_log, from_start=True)
+    endings.read()
+    assert state_text(State("edge", "newswire", state, 1, 0, 0, ""), endings) == said
+
+
+def test_settings_of_the_shell_that_a_start_does_not_take_are_named(layout: Layout) -> None:
+    """One process shares them with all, so only `make up` takes them."""
+    layout.process_env.write_text("NEWSWIRE_TEMPLATES=/kept\nNEWSWIRE_SHARDS=2\n")
+    said = io.StringIO()
+    given = {"NEWSWIRE_TEMPLATES": "/other", "NEWSWIRE_SHARDS": "2", "NEWSWIRE_LEDGER_DATABASE_URL": "x"}
+    say_untaken(layout, given, Report(Console(file=said, width=200)))
+    assert "NEWSWIRE_TEMPLATES of this shell not taken: `make up`" in said.getvalue()
+    assert "SHARDS" not in said.getvalue()
 
 
 @pytest.fixture

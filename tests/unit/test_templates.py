@@ -15,6 +15,7 @@ from core.rendering.email import newsletter_email, newsletter_layout
 from core.rendering.fragments import FragmentCache
 from core.rendering.links import item_link
 from core.rendering.templating import MailTemplate
+from deploy.population import publications
 from deploy.stack.environment import ARXIV_TOPICS
 from runtime.settings import Settings
 from runtime.templates import Templates, load_templates
@@ -36,6 +37,7 @@ MJML = """<mjml lang="[[ locale ]]">
   </mj-body>
 </mjml>
 """
+LEAVE = '<a href="{{unsubscribe_url}}">[[ unsubscribe ]]</a>'
 TEXT = """[[ name ]]
 [% block item %]
 [[ title ]]: [[ url ]]
@@ -115,6 +117,14 @@ WRONG: list[tuple[str, dict[str, str], str, str]] = [
     ("syntax", {"mjml": MJML.replace("</mj-column>", "")}, "ours.mjml", "line 5: <mj-column> is not closed"),
     ("syntax", {"mjml": MJML.replace("mj-section", "mj-sektion")}, "ours.mjml", "<mj-sektion> is no element of MJML"),
     ("syntax", {"text": TEXT + "[% if %]"}, "ours.txt", "line 7"),
+    ("syntax", {"mjml": MJML.replace("<h1>", "a < b<br><h1>")}, "ours.mjml", "line 6: cannot be compiled: not well-formed"),
+    ("syntax", {"mjml": MJML + "<mjml></mjml>"}, "ours.mjml", "line 15: cannot be compiled: junk after document element"),
+    ("syntax", {"mjml": MJML.replace("<h1>", "<![CDATA[x]]><h1>")}, "ours.mjml", "line 6: cannot be compiled: unexpected token"),
+    ("syntax", {"mjml": MJML.replace("[[ title ]]", "[[ title|nosuch ]]")}, "ours.mjml", "line 8: No filter named 'nosuch'"),
+    ("syntax", {"mjml": MJML.replace("[[ reason ]]", "[[ reason // 2 ]]")}, "ours.mjml", "line 8: TypeError"),
+    ("unknown_variable", {"mjml": MJML.replace("[[ title ]]", "[[ title.a.b ]]")}, "ours.mjml", "line 8: "),
+    ("unknown_variable", {"mjml": MJML.replace("[[ name ]]", "[[ name.a.b ]]")}, "ours.mjml", "line 6: "),
+    ("unknown_variable", {"text": TEXT.replace("[[ title ]]", "[[ title.a.b ]]")}, "ours.txt", "line 3: "),
     (
         "unknown_variable",
         {"mjml": MJML.replace("[[ title ]]", "[[ title ]][[ titel ]]")},
@@ -134,6 +144,12 @@ WRONG: list[tuple[str, dict[str, str], str, str]] = [
     ("broken_link", {"mjml": MJML.replace("{{date}}", '<a href="/about">x</a>')}, "ours.mjml", 'line 6: the address "/about"'),
     ("broken_link", {"mjml": MJML.replace("{{date}}", '<a href="https://">x</a>')}, "ours.mjml", "leads nowhere"),
     ("broken_link", {"mjml": MJML.replace("{{date}}", '<a href="javascript:alert(1)">x</a>')}, "ours.mjml", "leads nowhere"),
+    ("broken_link", {"mjml": MJML.replace("{{date}}", "<a HREF = 'about'>x</a>")}, "ours.mjml", 'line 6: the address "about"'),
+    ("syntax", {"mjml": MJML.replace("{{date}}", "{{date")}, "ours.mjml", "line 6: {{ begins a placeholder that does not end"),
+    ("no_unsubscribe", {"mjml": MJML.replace(LEAVE, f"<!-- {LEAVE} -->")}, "ours.mjml", "shows no unsubscribe link"),
+    ("no_unsubscribe", {"mjml": MJML.replace(LEAVE, f"[% if false %]{LEAVE}[% endif %]")}, "ours.mjml", "or conditional"),
+    ("no_unsubscribe", {"text": TEXT.replace("{{unsubscribe_text}}", "[# {{unsubscribe_text}} #]")}, "ours.txt", "in a comment"),
+    ("missing_variable", {"text": TEXT.replace("[[ title ]]", "[% if not url %][[ title ]][% endif %]")}, "ours.txt", "shows no"),
     ("too_large", {"mjml": MJML.replace("[[ reason ]]", "x" * 6_000)}, "ours.mjml", "Gmail cuts off"),
     ("missing_file", {"mjml": MJML.replace("_head.mjml", "_none.mjml")}, "ours.mjml", "line 2: includes _none.mjml"),
 ]
@@ -146,6 +162,21 @@ def test_a_problem_says_where_and_what(code: str, change: dict[str, Any], file: 
     """Its kind, its file, its line where there is one, and what to write instead."""
     found = problems_of("ours", files(**change))
     assert [problem for problem in found if problem.code == code and problem.file == file and says in str(problem)], found
+
+
+def test_the_line_is_that_of_the_file_it_stands_in() -> None:
+    """Includes, and comments of several lines, move what comes after them for the compiler only."""
+    head, commented = "<mj-title>\nx\n</mj-title>\n", MJML.replace("<mj-body>", "<!-- two\nlines --><mj-body>")
+    below = problems_of("ours", {**files(commented.replace("[[ title ]]", "[[ title.a.b ]]")), "_head.mjml": head})
+    assert [(problem.file, problem.line) for problem in below] == [("ours.mjml", 9)]
+    within = problems_of("ours", {**files(commented), "_head.mjml": head.replace("x", "a < b")})
+    assert [(problem.file, problem.line) for problem in within] == [("_head.mjml", 2)]
+
+
+def test_what_cannot_be_compiled_is_said_before_what_is_missing() -> None:
+    """Who has begun a template has neither items nor an unsubscribe link yet."""
+    found = problems_of("ours", {"ours.mjml": "<mjml>\n<mj-body>\n<mj-text>a < b</mj-text>\n</mj-body></mjml>", "ours.txt": ""})
+    assert [str(one) for one in found] == ["ours.mjml, line 3: cannot be compiled: not well-formed (invalid token)"]
 
 
 def test_a_sound_template_has_no_problem() -> None:
@@ -180,6 +211,8 @@ def test_names_of_topics_come_from_a_file_by_language(tmp_path: Path) -> None:
         (tmp_path / "topics.json").write_text(text, encoding="utf-8")
         return Settings.load({"NEWSWIRE_TOPIC_NAMES": str(tmp_path / "topics.json"), "NEWSWIRE_HOME": "none"})
 
+    with pytest.raises(SetupError, match="b: 'english' is no BCP 47"):
+        load_topic_names(of('{"b": {"english": "Optics"}}'))
     names = load_topic_names(of('{"a": "Name", "b": {"de": "Optik", "en": "Optics"}, "c": {"en": "Sets"}, "d": {"fr": "Son"}}'))
     assert names["en"] == {"a": "Name", "b": "Optics", "c": "Sets", "d": "Son"}
     assert names["de"] == {"a": "Name", "b": "Optik", "c": "Sets", "d": "Son"}
@@ -189,7 +222,11 @@ def test_names_of_topics_come_from_a_file_by_language(tmp_path: Path) -> None:
         with pytest.raises(SetupError, match=said):
             load_topic_names(of(broken))
         assert topic_names_for(of(broken), "urgent") == {"en": {}, "de": {}}
-    assert load_topic_names(Settings.load({"NEWSWIRE_TOPIC_NAMES": str(ARXIV_TOPICS), "NEWSWIRE_HOME": "none"}))["en"]["hep-lat"]
+    shipped = load_topic_names(Settings.load({"NEWSWIRE_TOPIC_NAMES": str(ARXIV_TOPICS), "NEWSWIRE_HOME": "none"}))
+    assert [shipped[language]["quant-ph"] for language in ("en", "de")] == ["Quantum Physics", "Quantenphysik"]
+    given = json.loads(ARXIV_TOPICS.read_text(encoding="utf-8"))
+    assert all(set(names) == {"en", "de"} for names in given.values())
+    assert {topic["topic"] for one in publications() for topic in one["topics"]} <= given.keys()
 
 
 async def test_a_running_process_takes_a_changed_folder_when_it_is_whole_and_sound(
