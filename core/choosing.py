@@ -16,7 +16,7 @@ from core.sparse import Ints
 from core.vectors import Floats
 
 POOL: Final = 200
-"""Ranks that an issue is chosen from: what `ranking.best` is asked for."""
+"""Ranks that an issue is chosen from."""
 
 TEMPERATURE: Final = 0.5
 """τ of the exploration slot, in units of the score."""
@@ -72,6 +72,14 @@ def shares(interests: Floats, topic_share: float) -> Floats:
     return found
 
 
+def pool_of(twins: Ints | None) -> int:
+    """Return how many of the best (`ranking.best`) `choose` needs, so that POOL different ones are among them."""
+    if twins is None:
+        return POOL
+    members = twins[twins >= 0]
+    return POOL + len(members) - len(np.unique(members))
+
+
 def choose(
     ranked: Ranked, strongest: Ints, k: int, topic_share: float | Floats, exploration: float, drawn: npt.NDArray[np.float64],
     twins: Ints | None = None,
@@ -94,6 +102,7 @@ def choose(
     left = ranked.candidate >= 0
     if twins is not None:
         left &= _first_of(left, twins[ranked.candidate])
+        left &= np.cumsum(left, axis=1) <= POOL
     most = np.maximum(1, (np.atleast_2d(topic_share) * k + 1e-5).astype(np.int64))
     place = _diverse(left, strongest[ranked.candidate], k - 1 if explores else k, most)
     there, propensity = place < width, np.ones((rows, k))

@@ -92,7 +92,7 @@ def _items(state: NewsletterState, issues: Issues, topic_names: Mapping[str, str
                 others = set(np.flatnonzero(twins == twins[candidate]).tolist()) - chosen
                 rows = issues.candidates.index[sorted(others)].tolist()
                 ids = ", ".join(state.content.items[row].publication_id for row in rows)
-                found[-1] += f" Left out, because it is nearly the same: {ids}."
+                found[-1] += f" Nearly the same, and therefore not beside it: {ids}."
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from core.choosing import POOL, Chosen, choose, draws, shares
+from core.choosing import Chosen, choose, draws, pool_of, shares
 from core.content import Candidates, ContentTable, Rows
 from core.folding import to_ms
 from core.newsletter_state import NewsletterState
@@ -56,6 +56,7 @@ class Picker:
         idle_h = np.minimum(state.readership.idle_h(candidates.index, self._now_ms), candidates.age_h)
         self._fresh = freshness(counts, candidates.age_h, slot["rules"]["half_life_h"]) * liveliness(counts, idle_h)
         self._candidacy: Candidacy = space.candidacy(state.content, candidates, policy)
+        self._pool = pool_of(self._candidacy.twins)
         names = sorted({*state.content.facts().topic_names, *state.table.topics.names})
         self._column = {name: position for position, name in enumerate(names)}
         self._mine = np.array([self._column[name] for name in state.table.topics.names], dtype=np.int64)
@@ -143,7 +144,7 @@ class Picker:
         for start in range(0, len(excluded), BATCH_ROWS):
             stop = start + BATCH_ROWS
             scores = relevance(readers.part(start, stop), self._candidacy.shelf)
-            parts.append(best(scores, self._fresh, excluded[start:stop], POOL))
+            parts.append(best(scores, self._fresh, excluded[start:stop], self._pool))
         return Ranked(np.concatenate([part.candidate for part in parts]), np.concatenate([part.score for part in parts]))
 
     def _readers(self, declared: Floats, meant: Floats, reading: Reading, read: "_Read") -> Readers:

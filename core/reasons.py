@@ -189,7 +189,7 @@ def _strongest(owner: Ints, chosen: Ints, terms: Callable[[Ints, Ints], Floats])
     terms(entries, items (k, entries)) returns a term for each. -1 stands for no entry; of equals the first counts.
     """
     owners, steps = side_by_side(owner)
-    mine = np.ascontiguousarray(chosen[owners].T)
+    mine = np.maximum(np.ascontiguousarray(chosen[owners].T), 0)  # where there is none, whatever comes out is not looked at
     entry = np.full(mine.shape, -1, dtype=np.int32)
     largest, total = np.zeros(mine.shape, dtype=np.float32), np.zeros(mine.shape, dtype=np.float32)
     for step in steps:

@@ -26,13 +26,14 @@ SHELVES: Final = 2
 """Sets of candidates kept: two newsletters with rules of their own may be decided in turns."""
 
 PUBLICATIONS: Final = 8_192
-"""Publications kept in vectors and likenesses: 4 MB of vectors, and 32 MB of likenesses to 2,000 candidates."""
+"""Publications kept in vectors and likenesses: at most 12 MB of vectors (of 384 dimensions, for each shelf), and 32 MB of
+likenesses to 2,000 candidates."""
 
 DIMENSIONS: Final = 128
 """Of content vectors without a fitted model, after the projection: a third of the time, and it ranks as well."""
 
 PROJECTED_FROM: Final = 4 * DIMENSIONS
-"""Candidates from which on their vectors are projected: fewer do not tell which dimensions matter, and take little time."""
+"""Candidates with vectors from which on these are projected: fewer do not tell which dimensions matter, and take little time."""
 
 LIKENESS_SCALE: Final = 32_000
 """Likenesses are kept in 16 bits, as multiples of 1/32000."""
@@ -103,8 +104,11 @@ class Space:
         key = (policy, candidates.digest)
         found = self._candidacies.get(key)
         if found is None:
-            found = self._candidacies[key] = self._prepared(content, candidates, policy)
+            found = self._prepared(content, candidates, policy)
+            if not len(candidates.index):
+                return found  # of a chunk that nobody is due in, and not worth keeping
             found.twins = alike(content, candidates)
+            self._candidacies[key] = found
             if len(self._candidacies) > SHELVES:
                 self._candidacies.popitem(last=False)
         self._candidacies.move_to_end(key)
@@ -121,7 +125,7 @@ class Space:
         if name is None:
             return Candidacy(shelf(candidates.topics, None, None, 0), candidates.topics, None)
         vectors = from_int8(content.vectors(name, candidates.index))
-        if len(vectors) < PROJECTED_FROM or vectors.shape[1] <= DIMENSIONS:
+        if np.count_nonzero(vectors.any(axis=1)) < PROJECTED_FROM or vectors.shape[1] <= DIMENSIONS:
             return Candidacy(shelf(candidates.topics, vectors, None, 0, DEFAULT_SIGMAS), candidates.topics, vectors)
         axes = components(vectors, DIMENSIONS)
         ready = shelf(candidates.topics, located(vectors, axes), None, 0, DEFAULT_SIGMAS)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.choosing import choose
+from core.choosing import POOL, choose, pool_of
 from core.ranking import Ranked
 from core.twins import ALIKE, BLOCK_ROWS, twins
 from core.vectors import to_int8
@@ -51,6 +51,18 @@ def test_parts_and_issues_of_a_series_are_not_the_same() -> None:
     """Their titles mean nearly the same, and their numbers tell them apart."""
     titles = ["Sources: Part I", "Sources, part II", "Report 12", "Report 13", "A report, no. 13"]
     assert groups(twins(titles, np.ones((5, 8), dtype=np.int8))) == {(3, 4)}
+    assert twins(["Daily 1.12.2026", "Daily 11.2.2026"], np.zeros((2, 0), dtype=np.int8)) is None
+
+
+def test_an_issue_is_full_although_hundreds_are_the_same() -> None:
+    """As many more of the best are looked at as there are doubles, and POOL different ones are chosen from."""
+    same = np.where(np.arange(POOL + 150) < POOL + 50, 0, -1)
+    assert pool_of(None) == POOL
+    assert pool_of(same) == POOL + POOL + 49
+    score = np.arange(2 * POOL, 2 * POOL - len(same), -1)[None]
+    ranked = Ranked(np.arange(len(same))[None], score)
+    found = choose(ranked, np.full(len(same), -1), 10, 1.0, 0.0, np.zeros(1), same)
+    assert found.candidate[0].tolist() == [0, *range(POOL + 50, POOL + 59)]
 
 
 def test_the_best_of_a_group_is_chosen_by_each_reader() -> None:

@@ -182,8 +182,8 @@ def test_an_issue_has_one_of_what_is_nearly_the_same():
         assert sorted(issue(decide(state, exploration=exploration))) == [1, 3, 5]
     because = explain_newsletter(state, slot(), ANNA, NOW).because
     (said,) = [line for line in because if "cat:" in line]
-    assert said.endswith(f"Left out, because it is nearly the same: {publication(2)}.")
-    assert len([line for line in because if "Left out" in line]) == 2
+    assert said.endswith(f"Nearly the same, and therefore not beside it: {publication(2)}.")
+    assert len([line for line in because if "Nearly the same" in line]) == 2
 
 
 def test_no_issue_is_ten_times_the_same():
@@ -259,6 +259,15 @@ def test_a_fitted_model_ranks_by_who_read_what_together():
     assert [reasons(value, 0)[0], reasons(value, 1)[0]] == ["read:Twelve", "read:Thirteen"]
     assert (value["model_version"], without["model_version"]) == ("m1", None)
     assert decide(with_model(), Space(model()), ranking="topics")["model_version"] is None
+
+
+def test_a_short_issue_with_a_model_has_reasons():
+    """Fewer candidates than items, for a reader of the model's first publication: what is missing is asked for no reason."""
+    content = [available(12, title="Twelve", **OLD), *(available(n) for n in (1, 2, 3, 4, 5, 6, 7, 20))]
+    state = fold(NewsletterState(), reader(ANNA), content, clicked(ANNA, 12), clicked(ANNA, 1))
+    value = decide(state, Space(model()), max_items=10)
+    assert sorted(issue(value)) == [2, 3, 4, 5, 6, 7, 20]
+    assert reasons(value)[issue(value).index(20)] == "read:Twelve"
 
 
 @pytest.mark.parametrize("strange", [{"vector_model": "other:1"}, {"dimensions": 5}, {"words": ("unheard",)}])
