@@ -2,7 +2,7 @@
 
 import sys
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -10,6 +10,8 @@ from core.errors import InputError, SetupError, Unavailable
 from runtime.commands import run_group
 from runtime.output import Output, plain
 from runtime.settings import Settings
+
+UNDECIDED: Final = "not decided, or not in the read model yet"
 
 
 @run_group.command("projections")
@@ -94,15 +96,16 @@ def accounting(output: Output, source: str | None, limit: int) -> None:
     """Print what was decided for a SOURCE and what became of it, by channel, and what is still open.
 
     SOURCE is an alert_id, a newsletter's slot such as daily@2026-11-22T09:00Z, or a newsletter: then its newest slots. The exit
-    code is 1 when a balance is not 0 although all is decided: then deliveries were lost, or counted that nobody decided.
+    code is 1 when a balance is not 0 although all is decided: then deliveries were lost, or counted that nobody decided. It is
+    also 1 when something is not decided although it is too late to send it.
     """
-    from projections.operations import ACCOUNTING_COLUMNS, accounting_rows
+    from projections.operations import ACCOUNTING_COLUMNS, accounting_rows, overdue
 
     settings = Settings.load()
     rows = [dict(zip(ACCOUNTING_COLUMNS, row, strict=True)) for row in accounting_rows(settings, source, limit)]
     waiting = _undecided(settings, source)
     if source is not None and not rows and not waiting:
-        raise InputError(f"source {source!r} is not known: nothing was decided for it yet.")
+        raise InputError(f"source {source!r} is not known: it is not decided, or not in the read model yet.")
     nothing = dict.fromkeys(ACCOUNTING_COLUMNS, 0) | {"source_kind": "newsletter", "channel": "none", "complete": False}
     rows += [{**nothing, "source_id": one} for one in waiting]
     if output.json_mode:
@@ -111,10 +114,15 @@ def accounting(output: Output, source: str | None, limit: int) -> None:
         _show_accounting(output, rows)
     # What was requested may be known before the decision that it comes from: until all are, a difference says nothing.
     wrong = sum(row["balance"] != 0 for row in rows if row["complete"])
+    late = sorted(overdue(settings, {row["source_id"] for row in rows if not row["complete"]}))
     if wrong:
         output.say(f"{wrong} of {len(rows)} rows do not balance.")
+    if late:
+        more = f" and {plain(len(late) - 1)} more" if late[1:] else ""
+        output.say(f"Overdue: {late[0]}{more}: too late to be sent, but {UNDECIDED}.")
+    if wrong or late:
         sys.exit(1)
-    output.say(f"Every row balances. {_open(settings, rows)}")
+    output.say(f"Every decided row balances. {_open(settings, rows)}")
 
 
 def _undecided(settings: Settings, source: str | None) -> list[str]:
@@ -132,7 +140,7 @@ def _show_accounting(output: Output, rows: list[dict[str, Any]]) -> None:
     for source, group in groupby(rows, key=lambda row: row["source_id"]):
         each = list(group)
         columns = [name for name in each[0] if name not in ("source_id", "source_kind", "complete", "population")]
-        decided = "" if each[0]["complete"] else ", not decided yet" if not each[0]["population"] else ", in part not decided yet"
+        decided = "" if each[0]["complete"] else f", {UNDECIDED}" if not each[0]["population"] else f", in part {UNDECIDED}"
         title = f"{source}: {plain(each[0]['population'])} subscribers{decided}"
         output.table(title, columns, [[row[name] for name in columns] for row in each])
 
@@ -146,7 +154,7 @@ def _open(settings: Settings, rows: list[dict[str, Any]]) -> str:
     under_way = sum(row["pending"] + row["not_fanned_out"] for row in rows if row["source_id"] in left)
     unknown = sum(row["unknown"] for row in rows)
     parts = [
-        f"{plain(undecided)} {'source is' if undecided == 1 else 'sources are'} not decided yet, or not in all its chunks",
+        f"{plain(undecided)} {'source is' if undecided == 1 else 'sources are'} {UNDECIDED}",
         f"{plain(under_way)} {'delivery is' if under_way == 1 else 'deliveries are'} under way",
         f"of {plain(unknown)} it is unknown whether they arrived",
     ]

@@ -4,7 +4,7 @@ One step of a generation:
 1. take a batch of records from its stored offsets on, and decode it;
 2. in one transaction write the rows and move the stored offsets, which must still be what this process believes; what
    could not be decoded or stored is acknowledged as a dead letter before the commit;
-3. about once a second commit the same offsets for the consumer group, so that Kafka's tools see the lag.
+3. every few seconds commit the same offsets for the consumer group, so that Kafka's tools see the lag.
 A crash after 1 or inside 2 leaves nothing; after 2 the stored offsets say where to go on; before 3 the group lags behind,
 which nothing reads but people: PostgreSQL's offsets are the truth.
 

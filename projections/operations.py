@@ -9,6 +9,7 @@ import psycopg
 
 from core.checks import uuid
 from core.errors import CodecError, InputError
+from core.ids import is_test
 from core.names import MAX_LATE_H
 from projections.catalogue import PROJECTIONS, projection
 from projections.engine import group_of
@@ -27,7 +28,7 @@ from schemas.topics import Topics
 ACCOUNTING_COLUMNS = ("source_id", "source_kind", "channel", "complete", "population", "chosen", "gated", "not_concerned",
                       "not_fanned_out", "pending", "unknown", "sent", "confirmed", "failed", "suppressed", "balance")  # fmt: skip
 READ_NEWEST: Final = 20_000
-"""Newest records of a shard's copies that are looked through for slots; it takes a second."""
+"""Newest records of a shard's copies that are looked through for slots; it takes a second a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def recorded(settings: Settings, item: Projection) -> int:
 
 
 def request_rebuild(settings: Settings, name: str, requested_by: str) -> list[str]:
-    """Ask for a rebuild of one projection or all, and return their names; the running process takes it up within a second.
+    """Ask for a rebuild of one projection or all, and return their names; the running process takes it up within
+    seconds.
 
     InputError when there is no such projection, or when it has never run.
     """
@@ -151,22 +153,29 @@ def finished(settings: Settings, sources: Collection[str]) -> set[str]:
         return {row[0] for row in connection.execute(query, [list(sources)]).fetchall()}
 
 
+def overdue(settings: Settings, sources: Collection[str]) -> set[str]:
+    """Return which of these sources are not decided in all their chunks although nothing of them is worth sending any more."""
+    with connect(settings.database_url, autocommit=True) as connection:
+        query = "select source_id from api.sources where not complete and not_after < now() and source_id = any (%s)"
+        return {row[0] for row in connection.execute(query, [list(sources)]).fetchall()}
+
+
 def undecided(settings: Settings, source: str | None) -> list[str]:
     """Return the slots in the log that nothing was decided of yet, of one source or newsletter or of all, the newest first.
 
-    Those that a decision may still come for are looked at. All shards have the same slots, so one is read. Unavailable without
-    Kafka, SetupError without topics.
+    Those that a decision may still come for are looked at. All shards have the same slots, so one is read; a test send is in
+    one shard only, so all are read for one, which is looked for by its own name. Unavailable without Kafka, SetupError without
+    topics.
     """
     require_kafka(settings.kafka_bootstrap_servers)
     topics, admin = Topics(settings.topic_prefix, settings.shards), admin_client(settings)
-    codec, place = (
-        Codec(topics, RegistrySource(settings.schema_registry_url)),
-        partitions_of(admin, [topics.audience_newsletters])[0],
-    )
-    (end,) = end_offsets(admin, [place]).values()
-    (start,) = start_offsets(admin, [place]).values()
+    codec = Codec(topics, RegistrySource(settings.schema_registry_url))
+    shards = partitions_of(admin, [topics.audience_newsletters])
+    places = shards if source is not None and is_test(source) else shards[:1]
+    ends, first = end_offsets(admin, places), start_offsets(admin, places)
+    starts = {place: max(first[place], end - READ_NEWEST) for place, end in ends.items()}
     oldest, slots = SystemClock().now() - timedelta(hours=MAX_LATE_H), dict[str, datetime]()
-    for raw in read_range(settings, {place: max(start, end - READ_NEWEST)}, {place: end}):
+    for raw in read_range(settings, starts, ends):
         try:
             value = codec.decode(raw).value
         except CodecError:

@@ -32,7 +32,8 @@ from sinks.ledger import DAYS_AHEAD, DAYS_KEPT, Ledger
 from sinks.settle import Settlement, persist
 
 POLL_S: Final = 0.5
-"""Longest wait for a record, and how much longer a stop may take for it; a record or a rebalance ends it at once."""
+"""Longest wait for a record, and how much longer a stop may take for it; a record ends it at once. A rebalance is served
+within it, and the wait goes on."""
 PAUSED_POLL_S: Final = 0.1
 """The same while the partitions are paused, when no record can end it: how late they may be resumed."""
 COMMIT_EVERY_S: Final = {"urgent": 0.25, "bulk": 1.0}

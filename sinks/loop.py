@@ -42,7 +42,7 @@ from sinks.flow import Flow
 from sinks.flow_store import FlowStore
 from sinks.intake import Intake
 from sinks.knowledge import Knowledge
-from sinks.ledger import Ledger, open_pool
+from sinks.ledger import Ledger, Pool, open_pool
 from sinks.provider import Provider
 from sinks.registry import PROVIDERS
 from sinks.retiring import keep_retiring
@@ -95,20 +95,7 @@ class Sink:
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         settings, clock = self._settings, self._clock
         async with contextlib.AsyncExitStack() as stack:
-            pool = open_pool(settings.ledger_database_url, CONNECTIONS)
-            await pool.open()
-            stack.push_async_callback(pool.close)
-            producer = Producer(settings, f"{settings.topic_prefix}.{name}")
-            stack.push_async_callback(asyncio.to_thread, producer.close)
-            keys = KeyStore(settings)
-            stack.callback(keys.close)
-            reader = ContentReader(settings, self._codec, clock=clock)
-            stack.callback(reader.close)
-            knowledge = Knowledge(settings, self._topics, self._codec, name=f"sink-{name}", clock=clock)
-            stack.callback(knowledge.stop)
-            await self._provider.open()
-            stack.push_async_callback(self._provider.close)
-
+            pool, producer, keys, reader, knowledge = await self._open(stack, name)
             ledger = Ledger(
                 pool, channel=self._channel, lane=self._lane, lease_s=settings.lease_s, consent_lag_s=settings.consent_lag_s
             )
@@ -161,6 +148,26 @@ class Sink:
             await self._cancel()
         log.info("the sink %s has stopped", name)
         return 0
+
+    async def _open(
+        self, stack: contextlib.AsyncExitStack, name: str
+    ) -> tuple[Pool, Producer, KeyStore, ContentReader, Knowledge]:
+        """Open what the steps share, the provider too; the stack closes it."""
+        settings = self._settings
+        pool = open_pool(settings.ledger_database_url, CONNECTIONS)
+        await pool.open()
+        stack.push_async_callback(pool.close)
+        producer = Producer(settings, f"{settings.topic_prefix}.{name}")
+        stack.push_async_callback(asyncio.to_thread, producer.close)
+        keys = KeyStore(settings)
+        stack.callback(keys.close)
+        reader = ContentReader(settings, self._codec, clock=self._clock)
+        stack.callback(reader.close)
+        knowledge = Knowledge(settings, self._topics, self._codec, name=f"sink-{name}", clock=self._clock)
+        stack.callback(knowledge.stop)
+        await self._provider.open()
+        stack.push_async_callback(self._provider.close)
+        return pool, producer, keys, reader, knowledge
 
     async def _cancel(self) -> None:
         """End every task; what they hold is closed afterwards."""

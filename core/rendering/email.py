@@ -321,14 +321,11 @@ def _alert_layout(from_name: str, postal_address: str, locale: str) -> EmailLayo
 def alert_entry(message: AlertMessage) -> dict[str, str]:
     """Return the values of the alert layout's placeholders."""
     phrases = phrases_for(message.language)
-    title, body = shorten(one_line(message.title), TITLE_LIMIT), shorten(paragraphs(message.body), BODY_LIMIT)
+    title = shorten(one_line(message.title), TITLE_LIMIT)
+    body, inner = _alert_body(message.body)
     priority = phrases.priorities.get(message.priority, phrases.priorities["normal"])
     subject = f"{priority}: {title}" if title and message.priority == "critical" else title or priority
     url, date = safe_url(message.url), instant(message.raised_at, phrases.locale)
-    inner = _paragraphs(body)
-    if len(inner.encode()) > BODY_BYTES:
-        body = shorten(body, BODY_BYTES, measure=lambda part: len(_paragraphs(part).encode()))
-        inner = _paragraphs(body)
     return {
         "subject": plain_text(header_value(subject)),
         "preheader": html_text(shorten(one_line(body), PREHEADER_LIMIT)),
@@ -346,6 +343,17 @@ def alert_entry(message: AlertMessage) -> dict[str, str]:
         "unsubscribe_url": html_text(message.unsubscribe_url),
         "unsubscribe_text": plain_text(message.unsubscribe_url),
     }
+
+
+@lru_cache(maxsize=8)
+def _alert_body(text: str) -> tuple[str, str]:
+    """Return the body as it is shown, and in HTML; remembered, for all recipients of an alert have the same."""
+    body = shorten(paragraphs(text), BODY_LIMIT)
+    inner = _paragraphs(body)
+    if len(inner.encode()) > BODY_BYTES:
+        body = shorten(body, BODY_BYTES, measure=lambda part: len(_paragraphs(part).encode()))
+        inner = _paragraphs(body)
+    return body, inner
 
 
 def _paragraphs(text: str) -> str:

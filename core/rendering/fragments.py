@@ -4,9 +4,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Final, NamedTuple
 
-REASONED: Final = 8_192
-"""Items together with a reason that a channel keeps beside its fragments, about 1.5 kB each: most readers of a publication
-share one of a few reasons."""
+REASONED: Final = 4_096
+"""Items together with a reason that a channel keeps beside its fragments: most readers of a publication share one of a few
+reasons. The largest are a mail's, HTML and text as they stand in SES's call: 2 to 3 kB each, 6 kB for the longest, so that
+a full cache has 10 to 25 MB."""
 
 
 class FragmentKey(NamedTuple):

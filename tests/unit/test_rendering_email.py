@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 
 from core.rendering.catalogue import SHIPPED
 from core.rendering.email import (
+    BODY_BYTES,
     alert_email,
     alert_entry,
     alert_layout,
@@ -250,3 +251,11 @@ def test_a_real_item_is_shown_whole() -> None:
     for text in ("A title of a paper, as long as they are: " * 4, "論文の題名" * 20):
         message = newsletter_email(issue(items=(IssueItem(content(title=text, summary=text), "topic:hep-ph"),) * 2))
         assert " ".join(text.split()) in message.html
+
+
+def test_the_body_of_an_alert_is_shortened_once_for_all_recipients() -> None:
+    """One whose HTML is above the bound is measured many times over."""
+    first = alert_entry(alert(body="Short.\n\n" * 3_000, unsubscribe_url="https://edge.example/u/1"))
+    other = alert_entry(alert(body="Short.\n\n" * 3_000, unsubscribe_url="https://edge.example/u/2"))
+    assert first["body_html"] is other["body_html"]
+    assert len(first["body_html"].encode()) <= BODY_BYTES
