@@ -1,15 +1,17 @@
 """Runs pytest, and what failed once more, alone: `python -m tests.unsteady ARGUMENTS OF PYTEST`.
 
 On a machine that is busy with four tests at once one of some thousand may fail that holds. A test that fails alone too is broken,
-and the run with it; one that passes alone is named at the end, whatever it said stands above, and wants mending.
+and the run with it; one that passes alone is named at the end, whatever it said stands above, and wants mending. As a plugin of
+pytest it writes the tests that failed into --failed-into, also those whose worker ended.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 FAILED = 1
 """pytest's exit code when tests ran and some failed; any other failure is not about tests."""
@@ -17,29 +19,45 @@ MOST = 10
 """More failures than these are no accident."""
 
 
-def _pytest(arguments: Sequence[str], cache: Path) -> int:
-    command = [sys.executable, "-m", "pytest", "-o", f"cache_dir={cache}", *arguments]
-    return subprocess.run(command, check=False).returncode
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take --failed-into."""
+    parser.addoption("--failed-into", type=Path, help="file for the ids of the tests that failed")
 
 
-def _failed(cache: Path) -> list[str]:
-    file = cache / "v" / "cache" / "lastfailed"
-    return list(json.loads(file.read_text())) if file.exists() else []
+def pytest_configure(config: pytest.Config) -> None:
+    """Listen in the process that reports, not in its workers."""
+    if config.getoption("failed_into") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Failed(config.getoption("failed_into")))
+
+
+class _Failed:
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            with self._file.open("a") as file:
+                file.write(f"{report.nodeid}\n")
+
+
+def _pytest(*arguments: str) -> int:
+    return subprocess.run([sys.executable, "-m", "pytest", *arguments], check=False).returncode
 
 
 def main(arguments: Sequence[str]) -> int:
     """Return pytest's exit code."""
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder)
-        code = _pytest(arguments, cache)
-        failed = _failed(cache)
-        if code != FAILED or not 0 < len(failed) <= MOST:
-            return code
-        print(f"\n{len(failed)} failed; now alone, one after the other:", *failed, sep="\n  ", flush=True)
-        code = _pytest([*failed, "-q", "--tb=short", "--show-capture=no"], cache)
-        if code == 0:
-            print("unsteady, passed alone (why each failed stands above):", *failed, sep="\n  ", flush=True)
+        file = Path(folder) / "failed"
+        file.touch()
+        code = _pytest("-p", "tests.unsteady", f"--failed-into={file}", *arguments)
+        failed = list(dict.fromkeys(file.read_text().splitlines()))
+    if code != FAILED or not 0 < len(failed) <= MOST:
         return code
+    print(f"\n{len(failed)} failed; now alone, one after the other:", *failed, sep="\n  ", flush=True)
+    code = _pytest(*failed, "-q", "--tb=short", "--show-capture=no")
+    if code == 0:
+        print("unsteady, passed alone (why each failed stands above):", *failed, sep="\n  ", flush=True)
+    return code
 
 
 if __name__ == "__main__":

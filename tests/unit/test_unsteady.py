@@ -7,6 +7,7 @@ import pytest
 from tests.unsteady import main
 
 ONCE = """
+import os
 from pathlib import Path
 def test_once():
     seen = Path("seen")
@@ -21,6 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     (tmp_path / "test_once.py").write_text(ONCE)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     return tmp_path
 
 
@@ -30,6 +32,13 @@ def test_what_fails_once_is_named_and_passes(folder: Path, capfd: pytest.Capture
     printed = capfd.readouterr().out
     assert "the first time" in printed
     assert printed.splitlines()[-2:] == ["unsteady, passed alone (why each failed stands above):", "  test_once.py::test_once"]
+
+
+def test_a_test_that_ends_its_worker_is_run_again(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """xdist starts another worker for it; that it passes there is not enough."""
+    (folder / "test_once.py").write_text(ONCE.replace('raise AssertionError("the first time")', "os._exit(1)"))
+    assert main(["-q", "-n", "1", "--dist", "loadfile"]) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == "  test_once.py::test_once"
 
 
 def test_what_fails_twice_fails(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
