@@ -164,7 +164,7 @@ def test_catches_an_offset_that_is_committed_before_the_outcome(trial: Trial) ->
 
 def test_catches_an_offset_that_is_committed_once_claimed(trial: Trial) -> None:
     """Nothing is lost here, and nobody looks on: Kafka's time of the commit and the ledger's of the outcome are enough."""
-    process = trial.start("claimed", NEWSWIRE_FAILPOINTS="sink.after_call=sleep:2", NEWSWIRE_LEASE_S="60")
+    process = trial.start("claimed", NEWSWIRE_FAILPOINTS="sink.after_call=sleep:8", NEWSWIRE_LEASE_S="60")
     wait_for(trial.reported, "the reports")
     wait_for(lambda: all(row.reported for row in trial.rows()), "the ledger")
     stop(process)
