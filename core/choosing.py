@@ -87,11 +87,10 @@ def choose(
     """Return issues of at most k items out of the POOL best candidates of each row.
 
     strongest (candidates) is each candidate's strongest topic as a whole number, -1 for none. At most max(1, ⌊topic_share·k⌋)
-    items have the same one, greedily by score, unless nothing else is left; topic_share is one number, or what `shares`
-    gives. Of candidates with the same number in twins
-    (candidates; -1 for none, None when none has one) an issue has the best one only. With exploration ε > 0 the last of k slots
-    is drawn from (1-ε)·softmax(s/τ) + ε/|pool| over what is left of the POOL best; drawn (rows) is a number in [0, 1) a row
-    (`draws`).
+    items have the same one, greedily by score, unless nothing else is left; topic_share is one number, or what `shares` gives.
+    Of candidates with the same number in twins (candidates; -1 for none, None when none has one) an issue has the best only.
+    With exploration ε > 0 the last of k slots is drawn from (1-ε)·softmax(s/τ) + ε/|pool| over what is left of the POOL best;
+    drawn (rows) is a number in [0, 1) a row (`draws`).
     """
     rows, width = ranked.candidate.shape
     k = min(k, width)

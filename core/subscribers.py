@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from core.cadence import EVERY_DAY, day_bits
 from core.folding import StateEvent, to_ms
+from core.ids import uuid_bytes
 from core.names import CHANNELS
 from core.packing import pack, pack_bytes, unpack, unpack_bytes
 from core.rules import obeys
@@ -90,10 +91,7 @@ class Vocabulary:
 
 def subscriber_key(subscriber_id: str) -> bytes:
     """Return the 16 bytes of a subscriber_id; ValueError when it is no UUID."""
-    key = bytes.fromhex(subscriber_id.replace("-", ""))
-    if len(key) != 16:
-        raise ValueError(f"{subscriber_id!r} is no UUID")
-    return key
+    return uuid_bytes(subscriber_id)
 
 
 class SubscriberTable:

@@ -53,19 +53,19 @@ def of_changes(log: "Log", subscriber_id: str, changes: Mapping[str, Any]) -> Ad
 
     wanted, topics = set(changes.get("newsletters") or ()), _topics(changes)
     known = _defined(log) if wanted or changes.get("days") else None
+    asked = {*(changes.get("channels") or ()), *(changes.get("urgent_channels") or ())}
     table = SubscriberTable()
-    for event in log.events_of(log.topics.subscribers, [subscriber_id]):
+    for event in log.events_of(log.topics.subscribers, [subscriber_id]) if asked or known is not None else ():
         table.apply(event)
     rows, never = registered_row(table, subscriber_id), set[str]()
     if known is not None:
         days = [day for day in range(1, 8) for row in rows.tolist() if int(table.column("days")[row]) >> (day - 1) & 1]
         takes = [one["newsletter_id"] for one in known.all() if len(rows) and table.takes(rows, one["newsletter_id"])[0]]
         never = {newsletter for newsletter in takes if _never(known, newsletter, days)}
-    asked = [*(changes.get("channels") or ()), *(changes.get("urgent_channels") or ())]
     verified = {name for row in rows.tolist() for name, has in zip(CHANNELS, table.column("verified")[row], strict=True) if has}
     return _some(
         unknown_newsletters=_undefined(known, wanted), unknown_topics=unknown_topics(log, topics),
-        no_address=set(asked) - verified, never_due=never,
+        no_address=asked - verified, never_due=never,
     )  # fmt: skip
 
 

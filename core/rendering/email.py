@@ -7,7 +7,7 @@ and the subject, is plain text; all others are HTML already escaped. Values go t
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from markupsafe import Markup
@@ -169,7 +169,7 @@ def newsletter_parts(
     for position, ((content, _), reason) in enumerate(zip(issue.items, reasons, strict=True)):
         look = "item" if position else template.lead
         key = (content.publication_id, content.revision, locale, template.id, look, reason)
-        item: _Shown[T] = shown.get(key, lambda: _shown(content, issue, look, phrases, reason, fragments, form))  # noqa: B023
+        item: _Shown[T] = shown.get(key, partial(_shown, content, issue, look, phrases, reason, fragments, form))
         if (url := item_link(item.url, issue.delivery_id, position)) != item.url:
             item = _shown(content, issue, look, phrases, reason, fragments, form, url)
         html.append(item.html)
