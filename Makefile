@@ -88,7 +88,7 @@ demo: install ## Start everything, publish, deliver, and check every message
 test: install ## Run all tests on a stack of their own, with coverage (ARGS= for pytest)
 	@$(BIN)/python -m coverage erase
 	@$(MEASURED) $(STACK) run --home $(TEST_HOME) --profile test --only infra -- \
-	    $(BIN)/python -m tests.unsteady -q -n 4 --dist loadfile --no-loadscope-reorder --durations 20 --ignore tests/system $(ARGS)
+	    $(BIN)/python -m tests.unsteady -q --tb=short -n 4 --dist loadfile --no-loadscope-reorder --durations 20 --ignore tests/system $(ARGS)
 	@$(MEASURED) NEWSWIRE_TEST_HOME=$(TEST_HOME) $(STACK) run --home $(TEST_HOME) --profile test --only all -- \
 	    $(BIN)/python -m tests.unsteady tests/system $(ARGS)
 	@$(MEASURED) $(MAKE) fault SEEDS=10 FIRST=1 ARGS=--again

@@ -212,8 +212,7 @@ def sync(settings: ClusterSettings, *, schemas: Callable[[str], list[Schema]] | 
     versions = schemas or file_versions
     client = _client(url, SYNC_TIMEOUT_S)
     subjects = _subjects(url, client)
-    if _find(url, client.get_compatibility) != COMPATIBILITY:
-        _ask(url, lambda: client.set_compatibility(level=COMPATIBILITY))
+    _set_compatibility(url, client)
     wanted = [(subject_of(spec.name, event), event) for spec in topics.specs() for event in spec.events]
     sight = _Registry(url, client)
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="schemas") as pool:
@@ -223,6 +222,16 @@ def sync(settings: ClusterSettings, *, schemas: Callable[[str], list[Schema]] | 
             raise InputError("\n".join(dict.fromkeys(problems)))
         done = list(pool.map(sight.register, [plan for plan in plans if plan.missing]))
     return Synced(len(wanted), tuple(line for lines in done for line in lines))
+
+
+def _set_compatibility(url: str, client: Any) -> None:
+    if _find(url, client.get_compatibility) == COMPATIBILITY:
+        return
+    try:
+        _ask(url, lambda: client.set_compatibility(level=COMPATIBILITY))
+    except InputError:
+        if _find(url, client.get_compatibility) != COMPATIBILITY:  # Apicurio refuses the second of two that set it at once
+            raise
 
 
 def file_versions(event: str) -> list[Schema]:

@@ -15,8 +15,8 @@ import pytest
 
 FAILED = 1
 """pytest's exit code when tests ran and some failed; any other failure is not about tests."""
-MOST = 10
-"""More failures than these are no accident."""
+MOST_FILES, MOST_TESTS = 10, 100
+"""More failures than these are no accident; a fixture that fails takes all tests of its file with it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         file.touch()
         code = _pytest("-p", "tests.unsteady", f"--failed-into={file}", *arguments)
         failed = list(dict.fromkeys(file.read_text().splitlines()))
-    if code != FAILED or not 0 < len(failed) <= MOST:
+    files = {one.partition("::")[0] for one in failed}
+    if code != FAILED or not failed or len(files) > MOST_FILES or len(failed) > MOST_TESTS:
         return code
     print(f"\n{len(failed)} failed; now alone, one after the other:", *failed, sep="\n  ", flush=True)
     code = _pytest(*failed, "-q", "--tb=short", "--show-capture=no")

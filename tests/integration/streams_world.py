@@ -19,6 +19,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from core.errors import Unavailable
+from runtime.commands import EXIT_CODES
 from runtime.kafka import Producer, admin_client, committed_offsets, end_offsets, read_range, start_offsets
 from runtime.keys import create_master_key
 from runtime.postgres import migrate
@@ -190,13 +192,13 @@ class World:
         return alert_id
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", "from runtime.commands import main; main()", "--json", *words],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
+        """What a command says; given again for a while when a server has not answered it."""
+        line = [sys.executable, "-c", "from runtime.commands import main; main()", "--json", *words]
+        until = time.monotonic() + WAIT_S
+        while True:
+            done = subprocess.run(line, env=self.env, capture_output=True, text=True, timeout=180)
+            if done.returncode != EXIT_CODES[Unavailable] or time.monotonic() > until:
+                return done
 
     def events(self, topic: str) -> list[Event]:
         """Everything that is in a topic now."""

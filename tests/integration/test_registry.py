@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from core.errors import InputError, SetupError, Unavailable, UnknownSchema
 from runtime.settings import Settings
@@ -87,6 +88,26 @@ def test_subjects_and_compatibility_are_as_the_architecture_says(synced: Setting
     assert client.get_compatibility() == "FULL_TRANSITIVE"
     for subject in ("alerts-newswire.AlertRaised", "deliveries.webhook.bulk-newswire.DeliveryRequested"):
         assert client.get_versions(f"{synced.topic_prefix}.{subject}") == [1]
+
+
+def test_another_sync_sets_the_compatibility_at_the_same_moment(synced: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apicurio refuses the second; what counts is that it is set, and a refusal that leaves it unset is told."""
+    was, seen = SchemaRegistryClient.get_compatibility, list[str]()
+
+    def unset_at_first(client: SchemaRegistryClient) -> str:
+        seen.append(was(client))
+        return seen[-1] if len(seen) > 1 else "NONE"
+
+    def refuse(client: SchemaRegistryClient, level: str) -> None:
+        raise SchemaRegistryError(409, 409, "A rule named 'COMPATIBILITY' already exists.")
+
+    monkeypatch.setattr(SchemaRegistryClient, "get_compatibility", unset_at_first)
+    monkeypatch.setattr(SchemaRegistryClient, "set_compatibility", refuse)
+    assert not sync(synced).registered
+    assert len(seen) == 2
+    monkeypatch.setattr(SchemaRegistryClient, "get_compatibility", lambda client: "NONE")
+    with pytest.raises(InputError, match="409"):
+        sync(synced)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,19 @@ def test_what_fails_twice_fails(folder: Path, capfd: pytest.CaptureFixture[str])
     assert "FAILED test_broken.py::test_broken" in capfd.readouterr().out.splitlines()[-2]
 
 
+def test_a_fixture_that_fails_once_takes_a_whole_file_with_it(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """All its tests are tried again, however many; where many files fail something is broken, and nothing is tried again."""
+    body = ONCE.replace("def test_once():", "import pytest\n@pytest.fixture(scope='module')\ndef shared():")
+    tests = "\n".join(f"def test_{number}(shared): pass" for number in range(30))
+    (folder / "test_once.py").write_text(f"{body}\n{tests}\n")
+    assert main(["-q"]) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == "  test_once.py::test_29"
+    for number in range(11):
+        (folder / f"test_broken_{number}.py").write_text("def test_broken(): assert not 'broken'\n")
+    assert main(["-q"]) == 1
+    assert "now alone" not in capfd.readouterr().out
+
+
 def test_only_tests_have_a_second_try(folder: Path) -> None:
     """A wrong option, or no test at all, keeps pytest's code."""
     assert main(["--no-such-option"]) == 4
