@@ -166,7 +166,7 @@ class World:
             "authors": [],
             "topics": samples.topics("physics"),
             "language": "en",
-            "published_at": samples.NOW,
+            "published_at": datetime.now(UTC) - timedelta(hours=1),
             "attributes": {},
         }
         self.send(self.topics.publications, "PublicationSubmitted", value | changes, key=publication_id)

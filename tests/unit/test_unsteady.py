@@ -41,7 +41,7 @@ def test_a_test_that_ends_its_worker_is_run_again(folder: Path, capfd: pytest.Ca
     assert capfd.readouterr().out.splitlines()[-1] == "  test_once.py::test_once"
 
 
-def test_what_fails_twice_fails(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_fails_alone_fails(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One broken test fails the run, whatever passes alone beside it."""
     (folder / "test_broken.py").write_text("def test_broken():\n    assert not 'broken'\n")
     assert main(["-q"]) == 1
