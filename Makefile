@@ -53,7 +53,8 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	touch $@
 
 installed:
-	@[ -x $(BIN)/python ] || { echo "error: $(VENV) is missing: run 'make install' first" >&2; exit 3; }
+	@[ -f $(INSTALLED) ] || { \
+	    echo "error: nothing is installed in $(VENV) yet: run 'make install', or wait for the 'make' that is installing." >&2; exit 3; }
 
 up: install ## Start the stack: servers and every process (a second time: what is missing)
 	@$(STACK) up $(ARGS)

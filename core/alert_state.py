@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.content import ALERT_QUALITY
-from core.folding import StateEvent, to_ms
+from core.folding import StateEvent, happened_at, to_ms
 from core.names import CHANNELS
 from core.packing import pack, pack_bytes, unpack, unpack_bytes
 from core.rules import MAX_ALERT_LIFE
@@ -92,9 +92,9 @@ class AlertState:
     def dump(self) -> bytes:
         """Return the state as bytes; equal states give equal bytes."""
         self.decided.forget_before(self._newest_ms - DECIDED_KEPT_MS)
-        rows = self.table.sorted_rows() if len(self.table) else np.zeros(0, dtype=np.int64)
+        rows = self.table.kept_rows()
         sources = sorted(self.sent.items())
-        bits = np.zeros((len(sources), len(rows)), dtype=np.bool_)
+        bits = np.zeros((len(sources), len(self.table)), dtype=np.bool_)
         for place, (_, sent) in enumerate(sources):
             bits[place, : len(sent.rows)] = sent.rows
         packed, lengths = pack_bytes([self.table.dump()])
@@ -158,6 +158,8 @@ def alert_verdicts(state: AlertState, alert: Mapping[str, Any], rows: Rows, now:
     return gate_verdicts(alert_concerns(table, rows, alert), channels, gates)
 
 
-def alert_not_after(raised_at: datetime, expires_at: datetime | None) -> datetime:
+def alert_not_after(raised: StateEvent) -> datetime:
     """Return when an alert stops being worth sending: its expiry, 24 h after it was raised by default, never above 5 days."""
-    return min(expires_at or raised_at + timedelta(days=1), raised_at + MAX_ALERT_LIFE)
+    raised_at, expires_at = raised.value["raised_at"], raised.value["expires_at"]
+    life = timedelta(days=1) if expires_at is None else expires_at - raised_at
+    return happened_at(raised, raised_at) + min(life, MAX_ALERT_LIFE)

@@ -80,6 +80,7 @@ class Publication:
 
     revisions: dict[int, Revision] = field(default_factory=dict)
     retracted: bool = False
+    first_approved_at: datetime | None = None
 
 
 class Publications:
@@ -102,6 +103,8 @@ class Publications:
                 revision.vector, revision.vector_model = value["vector"], value["vector_model"]
             elif event.name in ("PublicationApproved", "PublicationRejected"):
                 revision.settle()
+                if event.name == "PublicationApproved" and item.first_approved_at is None:
+                    item.first_approved_at = value["approved_at"]
 
     def _submitted(self, value: Mapping[str, Any], offset: int) -> None:
         if not obeys("PublicationSubmitted", value):

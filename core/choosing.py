@@ -1,4 +1,4 @@
-"""From a ranking to an issue: not too much of one topic, and a last slot that explores.
+"""From a ranking to an issue: not too much of one topic, nor of what does not concern the reader; a last slot that explores.
 
 Both are seeded by what they are about, so an issue can be worked out again, byte for byte, from the log.
 """
@@ -23,6 +23,10 @@ TEMPERATURE: Final = 0.5
 
 OWN_SHARE: Final = 0.8
 """Of an issue, at most of one topic because the reader cares for nothing else: never ten times the same."""
+
+GENERAL_SHARE: Final = 0.3
+"""Of an issue, at most of what does not concern a reader of whom it is known what does: a few of what is much read, or new in
+other topics, tell what else there is; more are filler, and a shorter issue is better."""
 
 PROPENSITY_SCALE: Final = 1_000_000
 """Propensities are whole multiples of 1e-6, and never 0: whoever weighs by their inverse divides by them."""
@@ -82,18 +86,20 @@ def pool_of(twins: Ints | None) -> int:
 
 def choose(
     ranked: Ranked, strongest: Ints, k: int, topic_share: float | Floats, exploration: float, drawn: npt.NDArray[np.float64],
-    twins: Ints | None = None,
+    twins: Ints | None = None, general: npt.NDArray[np.bool_] | None = None,
 ) -> Chosen:  # fmt: skip
     """Return issues of at most k items out of the POOL best candidates of each row.
 
     strongest (candidates) is each candidate's strongest topic as a whole number, -1 for none. At most max(1, ⌊topic_share·k⌋)
     items have the same one, greedily by score, unless nothing else is left; topic_share is one number, or what `shares` gives.
     Of candidates with the same number in twins (candidates; -1 for none, None when none has one) an issue has the best only.
+    general (rows, width; None for none) says what does not concern the reader: at most `most_general` of k are, of the best, and
+    an issue that would have nothing else is empty. What is drawn may be general too.
     With exploration ε > 0 the last of k slots is drawn from (1-ε)·softmax(s/τ) + ε/|pool| over what is left of the POOL best;
     drawn (rows) is a number in [0, 1) a row (`draws`).
     """
     rows, width = ranked.candidate.shape
-    k = min(k, width)
+    asked, k = k, min(k, width)
     if not rows or not k:
         none = np.zeros((rows, k), dtype=np.int64)
         return Chosen(none, none, np.ones((rows, k)))
@@ -102,10 +108,12 @@ def choose(
     if twins is not None:
         left &= _first_of(left, twins[ranked.candidate])
         left &= np.cumsum(left, axis=1) <= POOL
+    able = left if general is None else _concerning(left, general, asked)
     most = np.maximum(1, (np.atleast_2d(topic_share) * k + 1e-5).astype(np.int64))
-    place = _diverse(left, strongest[ranked.candidate], k - 1 if explores else k, most)
+    place = _diverse(able, strongest[ranked.candidate], k - 1 if explores else k, most)
     there, propensity = place < width, np.ones((rows, k))
     if explores:
+        left[np.nonzero(there)[0], place[there]] = False
         probability = _policy(ranked.score, left, exploration)
         upto = np.cumsum(probability, axis=1, dtype=np.float64)
         last = (upto > drawn[:, None] * upto[:, -1:]).argmax(axis=1)
@@ -113,8 +121,24 @@ def choose(
         own = np.maximum(np.rint(probability[everyone, last].astype(np.float64) * PROPENSITY_SCALE), 1) / PROPENSITY_SCALE
         propensity[:, -1] = np.where(some, own, 1.0)
         place, there = np.column_stack([place, last]), np.column_stack([there, some])
+        if general is not None:  # what was drawn follows what there is
+            order = np.argsort(~there, axis=1, kind="stable")
+            place, there, propensity = (np.take_along_axis(one, order, axis=1) for one in (place, there, propensity))
     cell = everyone[:, None], np.where(there, place, 0)
     return Chosen(np.where(there, ranked.candidate[cell], -1), np.where(there, ranked.score[cell], 0), propensity)
+
+
+def most_general(concerning: Ints, k: int) -> Ints:
+    """Return how many items of issues of k may be general: GENERAL_SHARE, and no more than there are others."""
+    return np.minimum(concerning, int(GENERAL_SHARE * k + 1e-5))
+
+
+def _concerning(left: npt.NDArray[np.bool_], general: npt.NDArray[np.bool_], k: int) -> npt.NDArray[np.bool_]:
+    """Return what of left (rows, width) may be chosen otherwise than by a draw; where nothing may, left is emptied too."""
+    others, rest = left & ~general, left & general
+    count = np.count_nonzero(others, axis=1)
+    left[count == 0] = False
+    return others | (rest & (np.cumsum(rest, axis=1) <= most_general(count, k)[:, None]))
 
 
 def _first_of(left: npt.NDArray[np.bool_], twin: Ints) -> npt.NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from core.folding import StateEvent, to_ms
+from core.folding import StateEvent, happened_ms
 from core.vectors import Floats, Int8s
 
 NEWSLETTER_QUALITY: Final = 0.8
@@ -30,6 +30,10 @@ MAX_TITLE: Final = 300
 
 MAX_DIMENSIONS: Final = 4_096
 """Dimensions of a content vector; a longer one is no vector."""
+
+OFFERED_MS: Final = 85 * 86_400_000
+"""How long after its first approval a publication may be chosen, whatever revisions it gets: who was given it is known for as
+long as decisions are kept (90 days), and an issue may be 5 days late (names.MAX_LATE_H). No shorter than names.MAX_AGE_H."""
 
 Rows = npt.NDArray[np.int64]
 
@@ -46,6 +50,8 @@ class Content:
     content_type: str = ""
     title: str = ""
     approved_ms: int = 0
+    first_ms: int = 0
+    """When its first revision was approved."""
     partition: int = 0
     offset: int = 0
     topics: tuple[tuple[str, float], ...] = ()
@@ -103,6 +109,8 @@ class Candidates:
     strongest: npt.NDArray[np.int64]
     """Column of the topic of each that weighs most, the first of equals; -1 for none."""
     age_h: npt.NDArray[np.float64]
+    covered: frozenset[str]
+    """Topics of all that there was of the newsletter's content types for OFFERED_MS, whether or not it may be chosen."""
     digest: str
     """SHA-256 in hex of their ids and revisions."""
 
@@ -154,7 +162,8 @@ class ContentTable:
                 quality=value["quality"],
                 content_type=value["content_type"],
                 title=" ".join((value.get("title") or "").split())[:MAX_TITLE],
-                approved_ms=to_ms(value["approved_at"]),
+                approved_ms=happened_ms(event, value["approved_at"]),
+                first_ms=happened_ms(event, value.get("first_approved_at") or value["approved_at"]),
                 partition=value["content_partition"],
                 offset=value["content_offset"],
                 topics=tuple((intern(topic["topic"]), topic["weight"]) for topic in value["topics"]),
@@ -202,7 +211,8 @@ class ContentTable:
         return min(counts, key=lambda name: (-counts[name], name), default=None)
 
     def candidates(self, *, slot_ms: int, max_age_h: float, min_quality: float, content_types: Collection[str]) -> Candidates:
-        """Return what may be chosen at a slot: available, quality strictly above the gate, of these types, young enough.
+        """Return what may be chosen at a slot: available, quality strictly above the gate, of these types, young enough (the
+        revision, and the publication).
 
         The chunks of a slot ask for the same, so the last answer is kept.
         """
@@ -220,8 +230,13 @@ class ContentTable:
             if item.available
             and item.quality > floor
             and item.approved_ms >= oldest_ms
+            and item.first_ms >= slot_ms - OFFERED_MS
             and (not content_types or item.content_type in content_types)
         ]
+        recent = (item for item in self.items if item.approved_ms >= slot_ms - OFFERED_MS)
+        covered = {
+            topic for item in recent if not content_types or item.content_type in content_types for topic, _ in item.topics
+        }
         rows = [row for _, row in sorted(found)]
         chosen = [self.items[row] for row in rows]
         names = sorted({topic for item in chosen for topic, _ in item.topics})
@@ -236,6 +251,7 @@ class ContentTable:
             topic_weights=weights,
             strongest=np.where(matrix.any(axis=1), matrix.argmax(axis=1), -1) if names else np.full(len(rows), -1),
             age_h=np.array([(slot_ms - item.approved_ms) / 3_600_000 for item in chosen]),
+            covered=frozenset(covered),
             digest=hashlib.sha256("".join(f"{item.publication_id}/{item.revision}\n" for item in chosen).encode()).hexdigest(),
         )
 

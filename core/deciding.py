@@ -57,6 +57,17 @@ class Issues:
     candidates: Candidates
 
 
+def candidates_of(state: NewsletterState, slot: Mapping[str, Any], *, anybody: bool = True) -> Candidates:
+    """Return what a slot's issues are chosen from; next to nothing when there is nobody to choose for."""
+    rules = slot["rules"]
+    return state.content.candidates(
+        slot_ms=to_ms(slot["slot_at"]),
+        max_age_h=rules["max_age_h"] if anybody else 0,
+        min_quality=rules["min_quality"],
+        content_types=rules["content_types"],
+    )
+
+
 def work_out_issues(
     state: NewsletterState, slot: Mapping[str, Any], rows: Rows, now: datetime, space: Space | None = None
 ) -> Issues:
@@ -70,12 +81,7 @@ def work_out_issues(
     expired = overtaken(state, rows, slot, due, now) | (now > newsletter_not_after(slot["slot_at"], rules["late_h"]))
     paused = np.asarray(table.column("paused_until_ms")[rows] > slot_ms)
     readers = np.flatnonzero(concerned & channels.any(axis=1) & ~paused & ~expired & ~due.holiday)
-    candidates = state.content.candidates(
-        slot_ms=slot_ms,
-        max_age_h=rules["max_age_h"] if len(readers) else 0,
-        min_quality=rules["min_quality"],
-        content_types=rules["content_types"],
-    )
+    candidates = candidates_of(state, slot, anybody=len(readers) > 0)
     variant = variants_of(slot["newsletter_id"], rules, [table.ids[row] for row in rows.tolist()])
     picked = _picked(state, slot, candidates, space or Space(), rows[readers], variant[readers])
     empty = np.zeros(len(rows), dtype=np.bool_)

@@ -4,17 +4,17 @@ Takes the shard's state at the offsets that the decision recorded. The verdict c
 sentences say which rule it was.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import numpy as np
 
 from core.alert_state import AlertState, alert_verdicts
 from core.deciding import Issues, work_out_issues
 from core.explain_due import about_the_hour, why_not_due
-from core.names import CHANNELS, GATE_REASONS, NO_CHANNEL
+from core.names import CHANNELS, FAILURE_REASONS, GATE_REASONS, NO_CHANNEL, SKIP_REASONS, UNKNOWN_REASONS
 from core.newsletter_state import NewsletterState
 from core.rendering.latex import readable
 from core.rendering.phrases import named, reason_text
@@ -35,6 +35,33 @@ class Explanation:
     """On which channels; `none` for a gate without one."""
     because: tuple[str, ...]
     """Sentences for people."""
+
+
+_BECAME: Final = {
+    "not_fanned_out": "It is decided to go by {channel}, and not on its way yet.",
+    "pending": "It is on its way by {channel}.",
+    "unknown": "Whether it arrived by {channel} is not known{why}.",
+    "sent": "It was sent by {channel}{at}.",
+    "confirmed": "It was sent by {channel}{at}, and arrived.",
+    "suppressed": "It was decided to go by {channel}, and stopped before it was sent{why}.",
+    "failed": "It was decided to go by {channel}, and failed{why}.",
+}
+"""What a delivery came to, by its state."""
+
+
+def answer(verdict: str, reason: str | None, channels: Sequence[str], deliveries: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words what became of a source for one person; deliveries have channel, state, reason and sent_at."""
+    if verdict == "not_concerned":
+        return "It was not for them, so nothing was sent."
+    if verdict == "gated":
+        return f"It was for them, and was stopped: {GATE_REASONS[reason or '']}."
+    said, reasons = [], {**SKIP_REASONS, **FAILURE_REASONS, **UNKNOWN_REASONS}
+    for one in deliveries:
+        why, sent_at = one["reason"], one["sent_at"]
+        at = f" at {sent_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z" if sent_at else ""
+        words = {"channel": one["channel"], "at": at, "why": f": {reasons.get(why, why)}" if why else ""}
+        said.append(_BECAME[one["state"]].format(**words))
+    return " ".join(said) or f"It was decided to go by {' and '.join(channels)}; what became of it is not known here yet."
 
 
 def explain_alert(state: AlertState, alert: Mapping[str, Any], subscriber_id: str, now: datetime) -> Explanation:
@@ -74,8 +101,18 @@ def explain_newsletter(
         because.append("A test send to this subscriber." if test else "Subscribed, in the newsletter's audience, and due.")
     because += about_the_hour(state, rows, slot)
     if (issues.verdicts[0] == CHOSEN).any():
+        because += _shorter(issues, slot["rules"]["max_items"])
         because += _items(state, issues, topic_names or {})
     return _explanation(issues.verdicts, because)
+
+
+def _shorter(issues: Issues, most: int) -> list[str]:
+    """Return why the issue of the only reader has fewer items than there could be, if it has."""
+    count, most = int((issues.picked.candidate >= 0).sum()), min(most, len(issues.candidates.index))
+    if count == most:
+        return []
+    rest = "they had or read before, is nearly the same as one of these, or is about what they neither follow nor read"
+    return [f"Has {count} items and not {most}: what else there is, {rest}."]
 
 
 def _items(state: NewsletterState, issues: Issues, topic_names: Mapping[str, str]) -> list[str]:

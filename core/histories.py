@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.evidence import engagement_weight, scanned
-from core.folding import StateEvent, to_ms
+from core.folding import StateEvent, happened_ms
 from core.ranking import COUNTER_HALF_LIFE_D, decay
 from core.readership import LISTED_MS, SCALE
 
@@ -62,7 +62,8 @@ class Histories:
         weight = engagement_weight(event.name, event.value)
         if weight > 0:
             entries = self.of(key)
-            added = (_clicked if event.name == "ContentClicked" else _marked)(entries, event, publication, weight)
+            at_ms = happened_ms(event, event.value["occurred_at"])
+            added = (_clicked if event.name == "ContentClicked" else _marked)(entries, event, publication, at_ms, weight)
             if added is not entries:
                 self._of[key] = _bounded(added).tobytes()
                 self.changes += 1
@@ -83,7 +84,7 @@ class Histories:
     def counts(self, now_ms: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Return how much these subscribers read each publication, see core.readership: row, as_of_ms and reads.
 
-        What was engaged with after now, by a clock that is wrong, counts when it is then; what nobody engaged with for LISTED_MS
+        What was engaged with after now, by a clock that is ahead, counts when it is then; what nobody engaged with for LISTED_MS
         is left out. May run in a thread beside the fold: what comes meanwhile counts or does not.
         """
         keys, parts = list(self._of), [(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))]
@@ -116,7 +117,7 @@ class Histories:
         return earlier
 
     def forget(self, key: bytes) -> None:
-        """Drop what an erased subscriber engaged with."""
+        """Drop what somebody engaged with who was erased, or is not known."""
         if self._of.pop(key, None) is not None:
             self.changes += 1
 
@@ -166,11 +167,10 @@ def _entry(publication: int, kind: int, at_ms: int, weight: float, counts: int, 
     return np.array([(publication, kind, delivery, at_ms, weight, link, counts)], dtype=ENTRY)
 
 
-def _marked(entries: Entries, event: StateEvent, publication: int, weight: float) -> Entries:
+def _marked(entries: Entries, event: StateEvent, publication: int, at_ms: int, weight: float) -> Entries:
     """Return the entries with an open, a reaction or its removal: the newest counts, and of one instant the removal."""
     value, removed = event.value, event.name == "ReactionRemoved"
     kind = zlib.crc32(event.name.encode() if event.name == "ContentOpened" else value["reaction"].encode())
-    at_ms = to_ms(value["occurred_at"])
     new = _entry(publication, kind, at_ms, weight, 0 if removed else 1)
     found = np.flatnonzero((entries["publication"] == publication) & (entries["kind"] == kind))
     if not len(found):
@@ -183,12 +183,12 @@ def _marked(entries: Entries, event: StateEvent, publication: int, weight: float
     return changed
 
 
-def _clicked(entries: Entries, event: StateEvent, publication: int, weight: float) -> Entries:
+def _clicked(entries: Entries, event: StateEvent, publication: int, at_ms: int, weight: float) -> Entries:
     """Return the entries with a click, and what counts of all clicks that it has to do with."""
     value = event.value
     text = value.get("delivery_id")
     delivery = zlib.crc32(text.encode()) + 1 if text else 0
-    at_ms, link = to_ms(value["occurred_at"]), min(int(value.get("link", 0)), 32_767)
+    link = min(int(value.get("link", 0)), 32_767)
     clicks = entries["kind"] == _CLICK
     there = clicks & (entries["publication"] == publication)
     if (there & (entries["delivery"] == delivery) & (entries["at_ms"] == at_ms) & (entries["link"] == link)).any():

@@ -52,7 +52,7 @@ TITLE_CHARACTERS: Final = 1_000
 OWN_PART: Final = 16.0
 """What the column of a fitted item itself weighs in its own: some twice of what those of NEIGHBOURS weigh together."""
 
-KNOWN_PART: Final = 0.55
+KNOWN_PART: Final = 0.5
 """What r of a fitted item counts beside that of a new publication: who has not read it by now had their chance."""
 
 MOST_WEIGHT: Final = 1.0
@@ -69,7 +69,8 @@ def words_of(title: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Sigmas:
-    """What each component is divided by: its standard deviation over sampled pairs of readers and items, that of topics doubled.
+    """What each component is divided by: its standard deviation over sampled pairs of readers and items, that of topics doubled,
+    that of reading times .75 (streams/fitting.py).
 
     So they are comparable; topics count half, because they are in the likeness of neighbours, and so in E and Z, already.
     """

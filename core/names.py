@@ -61,7 +61,7 @@ GATE_REASONS: Final = {
     "no_channel": "the subscriber has no verified channel that this source may use",
     "low_quality": "the quality is not above the gate",
     "unscored": "neither the alert nor its publication has a quality",
-    "empty_issue": "no publication was left for this subscriber, so there was nothing to send",
+    "empty_issue": "nothing was left for this subscriber that they have not had or read, of what they follow or read about",
     "expired": "it was decided after it had stopped being worth sending, or when the next issue was due already",
     "holiday": "the newsletter has no issue on this local date",
 }

@@ -24,10 +24,10 @@ from core.packing import pack, pack_bytes, unpack, unpack_bytes
 from core.ranking import COUNTER_HALF_LIFE_D, decay
 from core.readership import MOST, Count, Readership, of_items
 from core.rules import obeys
-from core.subscribers import SubscriberTable, subscriber_key
+from core.subscribers import UNKNOWN_KEPT_MS, SubscriberTable, subscriber_key
 from core.verdicts import DAY_MS, Remembered, Rows
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Version of the packed state."""
 
 SNAPSHOT_FORMAT: Final = FORMAT * 100 + subscribers.FORMAT
@@ -55,12 +55,16 @@ class NewsletterState:
         self.issued = LastIssues()
         self._given = Given()
         self._newest_ms = 0
+        self._heard: dict[bytes, int] = {}
+        """The latest time of a record of an engagement of each who is not registered."""
+        self._heard_ms = 0
+        """The latest of all engagements."""
 
     def apply(self, event: StateEvent) -> None:
         """Fold one event; others than these change nothing."""
         if self.table.apply(event):
-            if event.name == "SubscriberErased":
-                self._forget(event.value)
+            if event.name in ("SubscriberErased", "SubscriberRegistered"):
+                self._known(event)
         elif event.name == "AudienceDecided":
             self._apply_decided(event.value)
         elif is_engagement(event.name):
@@ -70,9 +74,18 @@ class NewsletterState:
         else:
             self.content.apply(event)
 
-    def _forget(self, value: Mapping[str, Any]) -> None:
-        if obeys("SubscriberErased", value):
-            self.histories.forget(subscriber_key(value["subscriber_id"]))
+    def _known(self, event: StateEvent) -> None:
+        """Forget what somebody engaged with who is erased, or who is registered and was not heard of for too long before."""
+        if not obeys(event.name, event.value):
+            return
+        key = subscriber_key(event.value["subscriber_id"])
+        heard_ms = self._heard.pop(key, None)
+        if event.name == "SubscriberErased" or (heard_ms is not None and heard_ms < self._since_ms(key)):
+            self.histories.forget(key)
+
+    def _since_ms(self, key: bytes) -> int:
+        """Return since when it counts what is told of a registered subscriber: what came earlier may have been forgotten."""
+        return int(self.table.column("known_ms")[self.table.row_of[key]]) - UNKNOWN_KEPT_MS
 
     def _engaged(self, event: StateEvent) -> None:
         """Fold an engagement; an erased subscriber has none, whichever topic was read first."""
@@ -80,9 +93,21 @@ class NewsletterState:
             return
         key = subscriber_key(event.value["subscriber_id"])
         publication = self.content.row(event.value["publication_id"])
+        self._heard_ms = max(self._heard_ms, event.timestamp_ms)
         row = self.table.row_of.get(key)
-        if row is None or not self.table.column("erased")[row]:
-            self.histories.apply(event, key, publication)
+        if row is not None and self.table.column("erased")[row]:
+            return
+        if row is None or not self.table.column("registered")[row]:
+            self._heard[key] = max(self._heard.get(key, 0), event.timestamp_ms)
+        elif 0 < event.timestamp_ms < self._since_ms(key):
+            return
+        self.histories.apply(event, key, publication)
+
+    def _forget_unknown(self) -> None:
+        """Forget who is not registered and was not heard of for too long."""
+        for key in [key for key, heard_ms in self._heard.items() if heard_ms < self._heard_ms - UNKNOWN_KEPT_MS]:
+            del self._heard[key]
+            self.histories.forget(key)
 
     def _counted(self, value: Mapping[str, Any]) -> None:
         if value["replaces"]:
@@ -104,10 +129,10 @@ class NewsletterState:
         return {publication_id: count for _, publication_id, count in sorted(found)[:MOST]}
 
     def _apply_decided(self, value: Mapping[str, Any]) -> None:
-        at_ms = to_ms(value["slot_at"]) if value["source_kind"] == "newsletter" else 0
-        if not at_ms or not self.decided.add(value["source_id"], value["chunk"], at_ms, value["chunks"]):
+        at_ms = to_ms(value["decided_at"])
+        if value["source_kind"] != "newsletter":
             return
-        if is_test(value["source_id"]):
+        if not self.decided.add(value["source_id"], value["chunk"], at_ms, value["chunks"]) or is_test(value["source_id"]):
             return
         self._newest_ms = max(self._newest_ms, at_ms)
         publications = [self.content.row(item["publication_id"]) for item in value["publications"]]
@@ -120,7 +145,9 @@ class NewsletterState:
             rows += [row] * len(items)
             columns += items
         self.give(np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64))
-        self.issued.give(value["newsletter_id"], np.array(members, dtype=np.int64), groups, at_ms // 60_000, len(self.table))
+        self.issued.give(
+            value["newsletter_id"], np.array(members, dtype=np.int64), groups, to_ms(value["slot_at"]) // 60_000, len(self.table)
+        )
 
     def give(self, rows: Rows, columns: Rows) -> None:
         """Remember that rows were given publications, pair by pair; columns are rows of the content table."""
@@ -135,7 +162,8 @@ class NewsletterState:
     def dump(self) -> bytes:
         """Return the state as bytes; equal states give equal bytes."""
         self.decided.forget_before(self._newest_ms - DECIDED_KEPT_MS)
-        rows = self.table.sorted_rows() if len(self.table) else np.zeros(0, dtype=np.int64)
+        self._forget_unknown()
+        rows = self.table.kept_rows()
         kept = self._kept()
         place_of = {row: place for place, row in enumerate(kept)}
         given = self.given(rows, np.array(kept, dtype=np.int64))
@@ -145,12 +173,16 @@ class NewsletterState:
         head: dict[str, Any] = {
             "format": FORMAT,
             "newest_ms": self._newest_ms,
+            "heard_ms": self._heard_ms,
             "decided": self.decided.as_list(),
             "content": [[getattr(self.content.items[row], name) for name in PACKED] for row in kept],
             "vectors": sorted(self.content.dimensions),
         }
         given_bits = np.packbits(given, axis=1, bitorder="little")
-        arrays: dict[str, Any] = {"table": packed, "lengths": lengths, "given": given_bits}
+        unknown = sorted(self._heard)
+        heard = np.array([self._heard[key] for key in unknown], dtype=np.int64)
+        arrays: dict[str, Any] = {"table": packed, "lengths": lengths, "given": given_bits, "heard": heard}
+        arrays["unknown"] = np.frombuffer(b"".join(unknown), dtype=np.uint8)
         arrays |= {"readers": readers, "entries": entries, "engaged": engaged, "read_as_of": read_as_of, "reads": reads}
         for number, name in enumerate(head["vectors"]):
             arrays[f"vectors{number}"] = self.content.vectors(name, np.array(kept, dtype=np.int64))
@@ -173,7 +205,7 @@ class NewsletterState:
         table, issued = unpack_bytes(arrays["table"], arrays["lengths"])
         self.table.load(table)
         self.issued.load(issued)
-        self.decided, self._newest_ms = Remembered.from_list(head["decided"]), head["newest_ms"]
+        self.decided, self._newest_ms, self._heard_ms = Remembered.from_list(head["decided"]), head["newest_ms"], head["heard_ms"]
         lines = {name: arrays[f"vectors{number}"] for number, name in enumerate(head["vectors"])}
         self.content.dimensions = {name: line.shape[1] for name, line in lines.items()}
         for number, values in enumerate(head["content"]):
@@ -185,6 +217,8 @@ class NewsletterState:
         self.histories.load(arrays["readers"], arrays["entries"], arrays["engaged"])
         self.readership.put(np.arange(len(head["content"])), arrays["read_as_of"], arrays["reads"])
         self._given = Given.from_bits(arrays["given"])
+        unknown = arrays["unknown"].tobytes()
+        self._heard = {unknown[16 * n : 16 * n + 16]: heard_ms for n, heard_ms in enumerate(arrays["heard"].tolist())}
 
 
 def audience_filters(table: SubscriberTable, rows: Rows, slot: Mapping[str, Any]) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:

@@ -10,22 +10,29 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from core.choosing import Chosen, choose, draws, pool_of, shares
+from core.choosing import Chosen, choose, draws, most_general, pool_of, shares
 from core.content import Candidates, ContentTable, Rows
 from core.folding import to_ms
 from core.newsletter_state import NewsletterState
 from core.profiles import Reading, TopicLists, read_by
-from core.ranking import BATCH_ROWS, Ranked, best, freshness, interest, liveliness
-from core.reasons import Batch, Texts, much_read, reasons
+from core.ranking import BATCH_ROWS, N0, Ranked, best, freshness, interest, liveliness
+from core.reasons import Batch, Texts, general, much_read, reasons
 from core.relevance import Readers, relevance
 from core.space import Candidacy, Space, keys_of
 from core.vectors import Floats, unit_rows
 
-POLICY_IDS: Final[Mapping[str, str]] = {"blend": "blend-2", "topics": "topics-2", "recent": "recent-2"}
+POLICY_IDS: Final[Mapping[str, str]] = {"blend": "blend-3", "topics": "topics-3", "recent": "recent-2"}
 """By the policy of a newsletter (core.names.RANKINGS), its name and version as decisions record it."""
 
 READERS: Final = 4_096
 """Readers whose issues are put together at once."""
+
+POOL_READERS: Final = 512
+"""Readers for whom it is asked at once what in their whole pool concerns them."""
+
+KNOWN: Final = N0
+"""Views of history from which on it is known what concerns a reader who declared nothing: as many as declared topics weigh. Only
+topics that the newsletter covers tell it, declared or read: who reads about others subscribed for another reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +68,10 @@ class Picker:
         self._column = {name: position for position, name in enumerate(names)}
         self._mine = np.array([self._column[name] for name in state.table.topics.names], dtype=np.int64)
         self._wanted = np.array([self._column[name] for name in candidates.topic_names], dtype=np.int64)
+        self._covered = np.array([name in candidates.covered for name in names] or [False])
 
-    def pick(self, rows: Rows) -> Picked:
-        """Return the items of these rows of the subscriber table."""
+    def pick(self, rows: Rows, *, full: bool = False) -> Picked:
+        """Return the items of these rows of the subscriber table; full: whether or not they concern the reader."""
         state, content = self._state, self._state.content
         keys = [state.table.ids[row] for row in rows.tolist()]
         reading = read_by(state.histories, content, keys, self._now_ms)
@@ -76,7 +84,7 @@ class Picker:
         chosen, codes = [Chosen(none, none, none.astype(np.float64))], [none]
         for start in range(0, len(rows), READERS):
             stop = min(start + READERS, len(rows))
-            picked, why = self._issues(rows[start:stop], keys[start:stop], reading.part(start, stop), shelf, texts)
+            picked, why = self._issues(rows[start:stop], keys[start:stop], reading.part(start, stop), shelf, texts, full)
             chosen.append(picked)
             codes.append(why)
         code = np.concatenate(codes)
@@ -107,7 +115,9 @@ class Picker:
         candidate_of[self._candidates.index] = np.arange(len(self._candidates.index))
         return _Read(topics, vectors, lines, fitted, place_of, candidate_of[reading.rows])
 
-    def _issues(self, rows: Rows, keys: list[bytes], reading: Reading, read: "_Read", texts: Texts) -> tuple[Chosen, Rows]:
+    def _issues(
+        self, rows: Rows, keys: list[bytes], reading: Reading, read: "_Read", texts: Texts, full: bool
+    ) -> tuple[Chosen, Rows]:
         """Return the items of some readers and their reasons."""
         rules, candidates, candidacy = self._slot["rules"], self._candidates, self._candidacy
         declared = np.zeros((len(rows), len(self._column)), dtype=np.float32)
@@ -122,7 +132,14 @@ class Picker:
         drawn = draws(self._slot["source_id"], keys)
         ranked = self._ranked(readers, excluded)
         share = shares(readers.interests, rules["topic_share"])
-        chosen = choose(ranked, candidates.strongest, rules["max_items"], share, rules["exploration"], drawn, candidacy.twins)
+
+        def choice(some: Rows | slice, beside: npt.NDArray[np.bool_] | None = None) -> Chosen:
+            mine, k = Ranked(ranked.candidate[some], ranked.score[some]), rules["max_items"]
+            return choose(
+                mine, candidates.strongest, k, share[some], rules["exploration"], drawn[some], candidacy.twins, general=beside
+            )
+
+        chosen = choice(slice(None))
         batch = Batch(
             candidates=candidates,
             readers=readers,
@@ -136,7 +153,30 @@ class Picker:
             line_of=read.lines,
             place_of=read.place_of,
         )
-        return chosen, reasons(batch, chosen.candidate, chosen.propensity < 1, self._popular, texts)
+        codes = reasons(batch, chosen.candidate, chosen.propensity < 1, self._popular, texts)
+        if not full and self._policy != "recent":
+            telling = read.topics.telling(self._covered) | (~read.topics.weights.any(axis=1) & read.vectors.any(axis=1))
+            weight = np.bincount(reading.owner, reading.share * telling[reading.place], minlength=len(rows))
+            known = (declared[:, self._covered[: declared.shape[1]]] > 0).any(axis=1) | (weight >= KNOWN)
+            over = np.flatnonzero(known & self._too_general(batch, chosen, codes, texts))
+            for start in range(0, len(over), POOL_READERS):
+                some = over[start : start + POOL_READERS]
+                mine, pool = batch.some(some), ranked.candidate[some].astype(np.int64)
+                undrawn = np.zeros(pool.shape, dtype=np.bool_)
+                again = choice(some, general(mine, pool, reasons(mine, pool, undrawn, self._popular, texts), texts))
+                if self._slot["test_subscriber"] is not None and (again.candidate < 0).all():
+                    break  # a test reaches whom it is sent to
+                chosen.candidate[some], chosen.score[some] = again.candidate, again.score
+                chosen.propensity[some] = again.propensity
+                codes[some] = reasons(mine, again.candidate, again.propensity < 1, self._popular, texts)
+        return chosen, codes
+
+    def _too_general(self, batch: Batch, chosen: Chosen, codes: Rows, texts: Texts) -> npt.NDArray[np.bool_]:
+        """Return which readers' issues hold too much that does not concern them."""
+        there, beside = (chosen.candidate >= 0) & (chosen.propensity == 1), general(batch, chosen.candidate, codes, texts)
+        count = np.count_nonzero(there & beside, axis=1)
+        others = np.count_nonzero(there & ~beside, axis=1)
+        return np.asarray(count > most_general(others, self._slot["rules"]["max_items"]))
 
     def _ranked(self, readers: Readers, excluded: npt.NDArray[np.bool_]) -> Ranked:
         """Return the best candidates of readers."""

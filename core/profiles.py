@@ -14,7 +14,7 @@ import numpy.typing as npt
 from core.content import ContentTable, Rows
 from core.histories import Histories
 from core.ranking import PROFILE_HALF_LIFE_D, decay
-from core.sparse import weighted_sums
+from core.sparse import entries_of, weighted_sums
 from core.vectors import Floats
 
 READ_MS: Final = 80 * 86_400_000
@@ -40,6 +40,11 @@ class Reading:
         first, last = np.searchsorted(self.owner, [start, stop])
         stop = min(stop, self.subscribers)
         return Reading(self.owner[first:last] - start, self.place[first:last], self.share[first:last], stop - start, self.rows)
+
+    def some(self, subscribers: Rows) -> "Reading":
+        """Return the histories of these subscribers (sorted) in their order."""
+        mine, owner = entries_of(self.owner, subscribers)
+        return Reading(owner, self.place[mine], self.share[mine], len(subscribers), self.rows)
 
     def sums(self, table: Floats) -> Floats:
         """Return Σ share·line (subscribers, columns); table has a line for each of `rows`."""
@@ -74,6 +79,10 @@ class TopicLists:
         facts = content.facts()
         own = np.array([columns[name] for name in facts.topic_names] or [0], dtype=np.int64)
         return TopicLists(own[facts.topic_columns[rows]], facts.topic_weights[rows])
+
+    def telling(self, columns: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return which publications have one of these topics."""
+        return np.asarray((columns[self.columns] & (self.weights > 0)).any(axis=1))
 
     def dense(self, width: int) -> Floats:
         """Return the topics as a matrix (publications, width)."""

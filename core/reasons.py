@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -120,6 +120,11 @@ class Batch:
     place_of: Ints
     """Place in reading.rows of each fitted item, -1 for none."""
 
+    def some(self, rows: Ints) -> "Batch":
+        """Return these readers (sorted) in their order."""
+        readers, reading = self.readers.some(rows), self.reading.some(rows)
+        return replace(self, readers=readers, reading=reading, declared=self.declared[rows], lengths=self.lengths[rows])
+
 
 def reasons(batch: Batch, chosen: Ints, drawn: Bools, popular: Bools, texts: Texts) -> Ints:
     """Return the reason of each item (rows, k); chosen are the candidates, -1 for none, drawn those that were drawn."""
@@ -137,6 +142,13 @@ def reasons(batch: Batch, chosen: Ints, drawn: Bools, popular: Bools, texts: Tex
     code = np.where(declared, strongest, code)
     code = np.where(named & (~declared | (by_reading > by_topics)), texts.titles + read, code)
     return np.where(drawn & ~named & (strongest < 0), texts.fixed(EXPLORE), code)
+
+
+def general(batch: Batch, chosen: Ints, codes: Ints, texts: Texts) -> Bools:
+    """Return which items (rows, k) have topics and, by the code of their reason (`reasons`), nothing to do with the reader."""
+    new = (codes >= texts.topics) & (codes < 2 * texts.topics)
+    popular = (codes == texts.fixed(POPULAR)) & (batch.candidates.strongest[chosen] >= 0)
+    return np.asarray((chosen >= 0) & (new | popular))
 
 
 def _topics(batch: Batch, chosen: Ints) -> tuple[Ints, Floats]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from core.model import MOST_WEIGHT, Carried, Sigmas
 from core.ranking import BATCH_ROWS, BLOCK_ROWS
-from core.sparse import Ints, Postings, sparse_rows
+from core.sparse import Ints, Postings, entries_of, sparse_rows
 from core.vectors import Floats
 
 DEFAULT_SIGMAS: Final = Sigmas()
@@ -92,6 +92,12 @@ class Readers:
         first, last = np.searchsorted(self.owner, [start, stop])
         sides = (self.interests[start:stop], self.meanings[start:stop], self.factors[start:stop])
         return Readers(*sides, self.owner[first:last] - start, self.item[first:last], self.weight[first:last])
+
+    def some(self, rows: Ints) -> "Readers":
+        """Return these readers (sorted) in their order."""
+        mine, owner = entries_of(self.owner, rows)
+        sides = (self.interests[rows], self.meanings[rows], self.factors[rows])
+        return Readers(*sides, owner, self.item[mine], self.weight[mine])
 
     def reading_weights(self) -> Floats:
         """Return what the entries weigh in Z."""

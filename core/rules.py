@@ -6,7 +6,7 @@ are written by Newswire alone.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -183,15 +183,20 @@ def validate(name: str, value: Value) -> None:
 
     Types are the schema's and the codec's business; address and name are looked at while they are Clear text only.
     """
-    for field, check in FIELDS.get(name, {}).items():
-        given = value.get(field)
-        if given is not None:
-            problem = check(given)
-            if problem is not None:
-                raise EventRefused(name, field, problem)
+    for fault in faults_of_fields(name, value):
+        raise fault
     found = _ACROSS[name](value) if name in _ACROSS else None
     if found is not None:
         raise EventRefused(name, *found)
+
+
+def faults_of_fields(name: str, value: Value) -> Iterator[EventRefused]:
+    """Yield what is wrong with each field by itself; fields may be left out."""
+    for field, check in FIELDS.get(name, {}).items():
+        given = value.get(field)
+        problem = check(given) if given is not None else None
+        if problem is not None:
+            yield EventRefused(name, field, problem)
 
 
 def _publication(value: Value) -> Problem:

@@ -17,7 +17,7 @@ from core.ranking import BATCH_ROWS, rows_product
 from core.relevance import DEFAULT_SIGMAS, Shelf, shelf
 from core.sparse import Ints
 from core.twins import twins
-from core.vectors import Floats, components, from_int8
+from core.vectors import Floats, Int8s, components, from_int8
 
 Key = tuple[str, int]
 """publication_id and revision."""
@@ -34,6 +34,9 @@ DIMENSIONS: Final = 128
 
 PROJECTED_FROM: Final = 4 * DIMENSIONS
 """Candidates with vectors from which on these are projected: fewer do not tell which dimensions matter, and take little time."""
+
+LONG: Final = 512
+"""Dimensions above which finding the axes of vectors takes so long (0.1 s at 768, seconds above 2,000) that a thread should."""
 
 LIKENESS_SCALE: Final = 32_000
 """Likenesses are kept in 16 bits, as multiples of 1/32000."""
@@ -98,6 +101,24 @@ class Space:
         self._candidacies: OrderedDict[tuple[str, str], Candidacy] = OrderedDict()
         self._located: dict[str, Lines] = {}
         self._carried: tuple[dict[Key, int], Carried | None] = ({}, None)
+        self._axes: OrderedDict[str, Floats] = OrderedDict()
+
+    def may_take_long(self, content: ContentTable) -> bool:
+        """Return whether there are vectors whose axes take long to find."""
+        return self.model is None and max(content.dimensions.values(), default=0) > LONG
+
+    def long_vectors(self, content: ContentTable, candidates: Candidates) -> Int8s | None:
+        """Return vectors of candidates for `axes_of` and `take_axes`; None when they are short, or the axes are known."""
+        if candidates.digest in self._axes or ("blend", candidates.digest) in self._candidacies:
+            return None
+        raw = content.vectors(content.vector_model(candidates.index), candidates.index)
+        return raw if raw.shape[1] > LONG and _projected(raw) else None
+
+    def take_axes(self, candidates: Candidates, axes: Floats) -> None:
+        """Take the axes of candidates, which were worked out beforehand."""
+        self._axes[candidates.digest] = axes
+        if len(self._axes) > SHELVES:
+            self._axes.popitem(last=False)
 
     def candidacy(self, content: ContentTable, candidates: Candidates, policy: str) -> Candidacy:
         """Return candidates ready to be ranked by a policy (core.names.RANKINGS)."""
@@ -124,10 +145,12 @@ class Space:
         name = content.vector_model(candidates.index)
         if name is None:
             return Candidacy(shelf(candidates.topics, None, None, 0), candidates.topics, None)
-        vectors = from_int8(content.vectors(name, candidates.index))
-        if np.count_nonzero(vectors.any(axis=1)) < PROJECTED_FROM or vectors.shape[1] <= DIMENSIONS:
+        raw = content.vectors(name, candidates.index)
+        vectors = from_int8(raw)
+        if not _projected(raw):
             return Candidacy(shelf(candidates.topics, vectors, None, 0, DEFAULT_SIGMAS), candidates.topics, vectors)
-        axes = components(vectors, DIMENSIONS)
+        known = self._axes.get(candidates.digest)
+        axes = axes_of(raw) if known is None else known
         ready = shelf(candidates.topics, located(vectors, axes), None, 0, DEFAULT_SIGMAS)
         return Candidacy(ready, candidates.topics, vectors, axes)
 
@@ -177,6 +200,15 @@ class Space:
         item = content.items[row]
         vector = item.vector if item.vector_model == self.model.vector_model else b""
         return NewItem(item.publication_id, item.title, vector or None, item.topics)
+
+
+def _projected(raw: Int8s) -> bool:
+    return bool(np.count_nonzero(raw.any(axis=1)) >= PROJECTED_FROM and raw.shape[1] > DIMENSIONS)
+
+
+def axes_of(raw: Int8s) -> Floats:
+    """Return the axes (dimensions, DIMENSIONS) along which content vectors are compared."""
+    return components(from_int8(raw), DIMENSIONS)
 
 
 def alike(content: ContentTable, candidates: Candidates) -> Ints | None:

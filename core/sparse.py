@@ -122,6 +122,13 @@ def side_by_side(owner: Ints) -> tuple[Ints, list[Ints]]:
     return owner[first], [first[:count] + step for step, count in enumerate(many.tolist())]
 
 
+def entries_of(owner: Ints, owners: Ints) -> tuple[Ints, Ints]:
+    """Return which entries belong to these owners (sorted), and the place of each one's owner among them; owner is sorted."""
+    place = np.searchsorted(owners, owner)
+    mine = np.flatnonzero(np.append(owners, -1)[place] == owner)
+    return mine, place[mine]
+
+
 def weighted_sums(table: Floats, owner: Ints, line: Ints, weight: npt.NDArray[Any], rows: int) -> Floats:
     """Return Σ weight·table[line] of each owner (rows, columns of the table); entries are sorted by owner.
 

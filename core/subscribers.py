@@ -1,9 +1,10 @@
 """The subscribers of one shard: the fold of the subscriber events into a table with a row a subscriber.
 
 State: numpy arrays for what rules are vectorised over, Python lists for the rest. Rows are never removed, so that a row's number
-holds for the life of the table; an erased subscriber keeps an empty row. The fold depends on the order of one subscriber's events
-only, which is the order of their partition, so it can be interleaved with other topics in any way. It is total: an event that
-breaks a rule of its contract (an unknown zone or channel) changes nothing; the admission stage writes it to the dead letters.
+holds for the life of the table; that of who was erased, or never registered and not heard of for UNKNOWN_KEPT_MS, is empty. The
+fold depends on the order of their partition only, so it can be interleaved with other topics in any way. It is total: an event
+that breaks a rule of its contract (an unknown zone or channel) changes nothing; the admission stage writes it to the dead
+letters.
 
 Consent comes first: registering alone subscribes to nothing, and an address is not used before it is verified.
 """
@@ -16,17 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 from core.cadence import EVERY_DAY, day_bits
-from core.folding import StateEvent, to_ms
+from core.folding import StateEvent, happened_ms, to_ms
 from core.ids import uuid_bytes
 from core.names import CHANNELS
 from core.packing import pack, pack_bytes, unpack, unpack_bytes
 from core.rules import obeys
+from core.vocabulary import Vocabulary
 from core.zones import FALLBACK_ZONE
 
 Array = npt.NDArray[Any]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of the packing; a change of the columns below raises it."""
+
+UNKNOWN_KEPT_MS: Final = 130 * 86_400_000
+"""How long what is told of somebody who is not registered (yet) is kept, by the times of the records."""
 
 FALLBACK_LANGUAGE: Final = "en"
 """Language of a row that was never registered."""
@@ -38,9 +43,11 @@ CHANNEL_INDEX: Final = {channel: index for index, channel in enumerate(CHANNELS)
 _NO_ADDRESSES: Final = (None,) * len(CHANNELS)
 
 # Column: dtype, value of a new row, width (0: one value; -1: grows with its vocabulary, or with the longest list of quiet hours).
+# known_ms: the time of the record that registered a row, or of the newest about it while there is none.
 # moved_ms and old_*: when zone, local_minute and days were changed, the last time first, and what they were until then.
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "registered": ("?", 0, 0),
+    "known_ms": ("<i8", 0, 0),
     "erased": ("?", 0, 0),
     "hash": ("<u4", 0, 0),
     "language": ("<i2", 0, 0),
@@ -67,28 +74,6 @@ _TIMING: Final = {"old_zone": "zone", "old_minute": "local_minute", "old_days": 
 _VOCABULARIES: Final = {"newsletters": "newsletters", "tags": "tags", "topics": "topics"}
 
 
-class Vocabulary:
-    """Names in the order of their first appearance, with their index."""
-
-    def __init__(self, names: Iterable[str] = (), first: str | None = None) -> None:
-        """Begin with names; `first`, when given, always has index 0, which is what an empty row holds."""
-        self._fixed = 0 if first is None else 1
-        self.names = [*([] if first is None else [first]), *names]
-        self.index = {name: position for position, name in enumerate(self.names)}
-
-    def add(self, name: str) -> int:
-        """Return the index of a name, which is added when it is new."""
-        position = self.index.get(name)
-        if position is None:
-            position = self.index[name] = len(self.names)
-            self.names.append(name)
-        return position
-
-    def sorted_order(self) -> list[int]:
-        """Return the indexes (without that of `first`) in the order of the names, which does not depend on who came first."""
-        return sorted(range(self._fixed, len(self.names)), key=self.names.__getitem__)
-
-
 def subscriber_key(subscriber_id: str) -> bytes:
     """Return the 16 bytes of a subscriber_id; ValueError when it is no UUID."""
     return uuid_bytes(subscriber_id)
@@ -108,6 +93,8 @@ class SubscriberTable:
             for name, (dtype, fill, width) in _COLUMNS.items()
         }
         self._sorted_rows: npt.NDArray[np.int64] | None = None
+        self.newest_ms = 0
+        """Latest time of a record about a subscriber."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,6 +111,12 @@ class SubscriberTable:
             words = np.frombuffer(b"".join(self.ids), dtype=">u8").reshape(-1, 2)
             self._sorted_rows = np.lexsort((words[:, 1], words[:, 0])).astype(np.int64)
         return self._sorted_rows
+
+    def kept_rows(self) -> npt.NDArray[np.int64]:
+        """Return the rows that are packed, in the order of subscriber_id: all but those that are forgotten."""
+        rows = self.sorted_rows() if self.ids else np.zeros(0, dtype=np.int64)
+        kept = self.column("registered") | self.column("erased") | (self.column("known_ms") >= self.newest_ms - UNKNOWN_KEPT_MS)
+        return rows[kept[rows]]
 
     def chunk_rows(self, chunk: int, chunks: int) -> npt.NDArray[np.int64]:
         """Return the rows of a chunk, registered or not, in the order of subscriber_id."""
@@ -200,7 +193,9 @@ class SubscriberTable:
         if not obeys(event.name, event.value):
             return True
         row = self.row(subscriber_key(event.value["subscriber_id"]))
+        self.newest_ms = max(self.newest_ms, event.timestamp_ms)
         if not self._columns["erased"][row]:
+            self._heard_of(row)
             moving = _MOVING.get(event.name)
             if moving is None or not self._columns["newsletters"][row].any():
                 handler(self, row, event.value)
@@ -208,8 +203,15 @@ class SubscriberTable:
             before = self._timing(row)
             handler(self, row, event.value)
             if self._timing(row) != before:
-                self._moved(row, before, to_ms(event.value[moving]))
+                self._moved(row, before, happened_ms(event, event.value[moving]))
         return True
+
+    def _heard_of(self, row: int) -> None:
+        """Note when a record about a row came until it is registered; what is known of it and too old is forgotten first."""
+        if not self._columns["registered"][row]:
+            if self._columns["known_ms"][row] < self.newest_ms - UNKNOWN_KEPT_MS:
+                self._empty(row)
+            self._columns["known_ms"][row] = self.newest_ms
 
     def _timing(self, row: int) -> tuple[int, ...]:
         return tuple(int(self._columns[name][row]) for name in _TIMING.values())
@@ -281,10 +283,14 @@ class SubscriberTable:
             self._columns["newsletters"][row] = False
 
     def _erased(self, row: int, value: Mapping[str, Any]) -> None:
+        self._empty(row)
+        self._columns["erased"][row] = True
+
+    def _empty(self, row: int) -> None:
         for name, (_, fill, _width) in _COLUMNS.items():
             if name != "hash":
                 self._columns[name][row] = fill
-        self._columns["erased"][row] = True
+        self._columns["order"][row] = range(len(CHANNELS))
         self.addresses[row] = list(_NO_ADDRESSES)
 
     def _set_zone(self, row: int, zone: str) -> None:
@@ -329,9 +335,9 @@ class SubscriberTable:
 
     def dump(self) -> bytes:
         """Return the table as bytes. Equal tables give equal bytes, whatever the order their rows and names came in."""
-        rows = self.sorted_rows() if self.ids else np.zeros(0, dtype=np.int64)
+        rows = self.kept_rows()
         arrays: dict[str, Array] = {"ids": np.frombuffer(b"".join(self.ids[row] for row in rows), dtype=np.uint8)}
-        head: dict[str, Any] = {"format": FORMAT}
+        head: dict[str, Any] = {"format": FORMAT, "newest_ms": self.newest_ms}
         for name in _COLUMNS:
             column = self.column(name)[rows]
             if name in _VOCABULARIES:
@@ -363,7 +369,7 @@ class SubscriberTable:
         raw = arrays["ids"].tobytes()
         self.ids = [raw[start : start + 16] for start in range(0, len(raw), 16)]
         self.row_of = {key: row for row, key in enumerate(self.ids)}
-        self._sorted_rows = None
+        self._sorted_rows, self.newest_ms = None, head["newest_ms"]
         self.languages = Vocabulary(head["language"], first=FALLBACK_LANGUAGE)
         self.zones = Vocabulary(head["zone"], first=FALLBACK_ZONE)
         self.newsletters, self.tags, self.topics = (Vocabulary(head[name]) for name in ("newsletters", "tags", "topics"))

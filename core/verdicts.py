@@ -18,7 +18,7 @@ from core.names import CHANNELS, GATE_REASONS, NO_CHANNEL
 from core.subscribers import SubscriberTable, subscriber_key
 from core.zones import TZDATA_VERSION
 
-CODE_VERSION: Final = "deciding-4"
+CODE_VERSION: Final = "deciding-5"
 """Raised when the same state and event would be decided otherwise; recorded with every decision."""
 
 MAX_RECORD_BYTES: Final = 1024 * 1024

@@ -15,6 +15,8 @@ from email.utils import parsedate_to_datetime
 from importlib.resources import files
 from typing import Any
 
+from deploy.sandbox.scoring import quality_of
+
 NAMESPACE = uuid.UUID("b1f0a3a8-4a0e-5d0f-8a55-7a3a1a3de001")
 """Namespace of the demo's own ids, so that every run speaks of the same publications and people."""
 
@@ -192,8 +194,12 @@ def alerts(raised_at: datetime) -> list[dict[str, Any]]:
 
 
 def subscribers(hook_url: str, count: int = SUBSCRIBERS) -> list[dict[str, Any]]:
-    """Return the made-up population, in the form that `newswire subscribe --file` reads; hook_url has a {name} to fill in."""
-    topic_counts = Counter(t["topic"] for p in publications() for t in p["topics"])
+    """Return the made-up population, in the form that `newswire subscribe --file` reads; hook_url has a {name} to fill in.
+
+    Each follows topics that good enough articles are about, so that everybody's first issue has something for them.
+    """
+    approved = [p for p in publications() if quality_of(p["title"], p["attributes"]) > 0.8]
+    topic_counts = Counter(t["topic"] for p in approved for t in p["topics"])
     topics, weights = list(topic_counts), list(topic_counts.values())
     return [_subscriber(number, topics, weights, hook_url) for number in range(count)]
 

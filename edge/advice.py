@@ -1,11 +1,14 @@
-"""What somebody should hear about preferences and audiences that were just written: what of them will come to nothing.
+"""What somebody should hear about preferences and audiences: what of them will come to nothing.
 
-Reads the log, and changes nothing. Nothing here is an error: a newsletter may be defined tomorrow, and a topic be published.
+Reads the log, and changes nothing. A newsletter that is not defined is an error unless it is said to be meant, because nearly
+always it is mistyped; nothing else here is: a topic may be published tomorrow.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
+from core.errors import InputError
 from core.names import CHANNELS
 from runtime.output import Output
 
@@ -15,13 +18,15 @@ if TYPE_CHECKING:
 
 READ_PUBLICATIONS: Final = 5_000
 """Newest records of publications whose topics count as known, with those that have a name; they are read in half a second."""
+NEAREST: Final = 3
+"""Known topics that are named beside one that is not."""
 
-Advice = dict[str, list[str]]
-"""By kind, what it is about; the kinds are fields of a command's answer."""
+Advice = dict[str, list[str] | dict[str, list[str]]]
+"""By kind, what it is about, of topics with the nearest known ones; the kinds are fields of a command's answer."""
 
 _SAYS: Final = {
     "unknown_newsletters": "There is no newsletter {!r} (see `newswire newsletter list`): nothing comes until it is defined.",
-    "unknown_topics": "No publication in the log has the topic {!r}: is it written so?",
+    "unknown_topics": "No publication in the log has the topic {0!r}{1}; it counts from the first one on.",
     "no_address": "They have no verified address on {0}: nothing comes there until `newswire link --channel {0}` gives them one.",
     "never_due": "The newsletter {!r} comes on no day that they take newsletters on: it will never come.",
 }
@@ -74,17 +79,35 @@ def unknown_newsletters(log: "Log", wanted: Collection[str]) -> Advice:
     return _some(unknown_newsletters=_undefined(_defined(log), wanted)) if wanted else {}
 
 
-def unknown_topics(log: "Log", topics: Collection[str]) -> set[str]:
-    """Return which of these topics have neither a name nor a publication in the log; none while there is no publication."""
+def refuse_undefined(log: "Log", preferences: Iterable[Mapping[str, Any]]) -> None:
+    """Raise InputError, with those that exist, when somebody wants a newsletter that is not defined."""
+    wanted = {newsletter for one in preferences for newsletter in one.get("newsletters") or ()}
+    known = _defined(log) if wanted else None
+    undefined = sorted(_undefined(known, wanted))
+    if known is not None and undefined:
+        names = ", ".join(one["newsletter_id"] for one in known.all()) or "none is defined"
+        raise InputError(
+            f"newsletters: there is no newsletter {' or '.join(map(repr, undefined))}. Known: {names}. Correct it, define it "
+            "first, or give --allow-undefined when it is to be defined later; nothing was changed."
+        )
+
+
+def unknown_topics(log: "Log", topics: Collection[str]) -> dict[str, list[str]]:
+    """Return which of these topics have neither a name nor a publication in the log, and the nearest that have.
+
+    None while there is no publication.
+    """
     from runtime.topic_names import load_topic_names
 
-    unnamed = set(topics) - load_topic_names(log.settings)["en"].keys()
+    named = load_topic_names(log.settings)["en"].keys()
+    unnamed = set(topics) - named
     if not unnamed:
-        return set()
+        return {}
     known = set[str]()
     for event in log.read_newest(log.partitions(log.topics.publications), READ_PUBLICATIONS):
         known |= {topic["topic"] for topic in event.value.get("topics") or ()}
-    return unnamed - known if known else set()
+    near = sorted(known | named)
+    return {topic: get_close_matches(topic, near, NEAREST) for topic in sorted(unnamed - known)} if known else {}
 
 
 def usual_hours(log: "Log", subscriber_id: str) -> list[str]:
@@ -103,11 +126,17 @@ def usual_hours(log: "Log", subscriber_id: str) -> list[str]:
     return found
 
 
+def fields_of(output: Output, advice: Advice) -> Advice:
+    """Return what a command's answer has of advice: all of it for programs, nothing for people, who are told in sentences."""
+    return advice if output.json_mode else {}
+
+
 def say(output: Output, advice: Advice) -> None:
     """Print advice as sentences."""
     for kind, names in advice.items():
         for name in names:
-            output.say(_SAYS[kind].format(name))
+            near = names[name] if isinstance(names, dict) else []
+            output.say(_SAYS[kind].format(name, f" (the nearest known: {', '.join(near)})" if near else ""))
 
 
 def _topics(preferences: Mapping[str, Any]) -> set[str]:
@@ -131,5 +160,5 @@ def _never(known: "Definitions", newsletter: str, days: Sequence[int]) -> bool:
     return rules is not None and rules["cadence"] == "weekdays" and not set(rules["days"]) & set(days)
 
 
-def _some(**found: Iterable[str]) -> Advice:
-    return {kind: sorted(names) for kind, names in found.items() if names}
+def _some(**found: Collection[str] | dict[str, list[str]]) -> Advice:
+    return {kind: names if isinstance(names, dict) else sorted(names) for kind, names in found.items() if names}

@@ -80,6 +80,8 @@ def alert(output: Output, /, file: str | None, file_option: str | None, topics: 
         output.item({"alert_id": event.key, "title": title, "priority": priority, "raised": raised})
         if not raised:
             output.say("This alert was raised before with the same content: nothing was changed.")
+        elif len(events) == 1:
+            output.say(f"`newswire accounting {event.key}` shows what comes of it.")
 
 
 def _refuse_unread(log: "Log", document: "Document", value: Mapping[str, Any]) -> None:

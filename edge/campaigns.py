@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MOST_CHOSEN: Final = 10
 """Publications that a dry run names."""
+NO_MODEL: Final = "none is in use: ranked by topics, by content and by what each one has read (`newswire model list`)"
+"""What people are told in place of the version of a fitted model."""
 
 
 def definition_of(log: "Log", newsletter_id: str) -> Mapping[str, Any]:
@@ -156,7 +158,7 @@ def show(output: Output, slot: Mapping[str, Any], found: "DryRun") -> None:
     if output.json_mode:
         output.item({**summary, "issues": issues, "others": why, "publications": most})
         return
-    output.item(summary)
+    output.item({**summary, "model": slot["model_version"] or NO_MODEL})
     output.say("")
     for title, rows in (("Issues", issues), ("Why others get none", why), ("Most chosen", most)):
         if rows:

@@ -6,7 +6,7 @@ A definition is checked before it is written, and one that changes nothing write
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -15,7 +15,7 @@ from core.folding import first_difference
 from core.newsletters import INCIDENTAL
 from edge.advice import say, unknown_topics
 from edge.own_templates import OwnTemplates
-from edge.publishing import read_events
+from edge.publishing import read_event
 from runtime.output import Output, plain
 from runtime.settings import Settings
 
@@ -59,11 +59,13 @@ NEWSLETTER_DEFAULTS: dict[str, Any] = {
 def newsletter_define(output: Output, file: str) -> None:
     """Define the newsletters of FILE: JSON or JSONL in the form of NewsletterDefined, - for standard input.
 
-    Needed are newsletter_id, name, from_address and postal_address. The revision is the next one when it is left out; the
-    same definition again changes nothing. One that is wrong, and none of the file is defined.
+    Needed are newsletter_id, name, from_address and postal_address; deploy/samples/newsletter.json is an example, and
+    schemas/CATALOGUE.md says what each field means. The revision is the next one when it is left out; the same definition
+    again changes nothing. One that is wrong, and none of the file is defined. What a newsletter gave a subscriber, no
+    newsletter gives them again; previews and test sends do not look at that.
     """
     from edge.writing import Log
-    from runtime.documents import read_documents
+    from runtime.documents import read_documents, refuse_all
 
     documents = read_documents(file, sys.stdin)
     settings = Settings.load()
@@ -71,33 +73,57 @@ def newsletter_define(output: Output, file: str) -> None:
     with Log(settings) as log:
         known = defined_newsletters(log)
         defaults = {**NEWSLETTER_DEFAULTS, "defined_at": log.clock.now()}
-        defined: list[tuple[NewEvent, int, bool, dict[str, tuple[Any, Any]], list[str]]] = []
+        defined, faults = list[_Defined](), list[InputError]()
         for document in documents:
-            fields = document.fields
-            earlier = known.newest(str(fields.get("newsletter_id")))
-            before = earlier["revision"] if earlier else 0
-            filled = {**defaults, "from_name": fields.get("name"), "revision": max(before, 1), **fields}
-            event = read_events("NewsletterDefined", "newsletter_id", log.topics.newsletters, [document], filled)[0]
-            try:
-                if any(event.key == other.key for other, *_ in defined):
-                    raise InputError(f"newsletter_id: {event.key} is defined twice here; keep one of them")
-                for field, name in _templates_of(event.value):
-                    templates.get(field, name)
-            except InputError as error:
-                raise document.refuse(error) from None
-            revision = _revision_of(document, event, earlier, given="revision" in fields)
-            advice = unknown_topics(log, event.value["audience_topics"])
-            defined.append((event, revision, revision != before, _changes(earlier, event.value), sorted(advice)))
-        for event, revision, changed, *_ in defined:
-            if changed:
-                log.write_one(event._replace(value={**event.value, "revision": revision}))
-    for event, revision, changed, changes, unknown in defined:
-        shown = {"changes": changes} if output.json_mode and changes else {}
-        output.item({"newsletter_id": event.key, "revision": revision, "changed": changed, **shown})
-        for field, (old, new) in changes.items():
-            output.say(f"  {field}: {plain(old)} → {plain(new)}")
-        say(output, {"unknown_topics": unknown})
+            one, wrong = _read(log, templates, known, document, defaults)
+            if not wrong and any(one.event.key == other.event.key for other in defined):
+                twice = InputError(f"newsletter_id: {one.event.key} is defined twice here; keep one of them")
+                wrong = [document.refuse(twice)]
+            defined.append(one)
+            faults += wrong
+        refuse_all(faults)
+        for one in defined:
+            if one.changed:
+                log.write_one(one.event._replace(value={**one.event.value, "revision": one.revision}))
+            unknown = unknown_topics(log, one.event.value["audience_topics"])
+            shown = {"changes": one.changes} if output.json_mode and one.changes else {}
+            output.item({"newsletter_id": one.event.key, "revision": one.revision, "changed": one.changed, **shown})
+            for field, (old, new) in one.changes.items():
+                output.say(f"  {field}: {plain(old)} → {plain(new)}")
+            say(output, {"unknown_topics": unknown})
     templates.warn()
+
+
+class _Defined(NamedTuple):
+    """One newsletter of a file, the revision that it is to be, and by field what is changed."""
+
+    event: "NewEvent"
+    revision: int
+    changed: bool
+    changes: dict[str, tuple[Any, Any]]
+
+
+def _read(
+    log: "Log", templates: OwnTemplates, known: "Definitions", document: "Document", defaults: Mapping[str, Any]
+) -> tuple[_Defined, list[InputError]]:
+    """Return the newsletter of a document as far as it can be read, and all that is wrong with it."""
+    fields = document.fields
+    earlier = known.newest(str(fields.get("newsletter_id")))
+    before = earlier["revision"] if earlier else 0
+    filled = {**defaults, "from_name": str(fields.get("name") or "?"), "revision": max(before, 1), **fields}
+    event, wrong = read_event("NewsletterDefined", "newsletter_id", log.topics.newsletters, document, filled)
+    for field, name in _templates_of(event.value):
+        try:
+            templates.get(field, name)
+        except InputError as error:
+            wrong.append(document.refuse(error))
+    if wrong:
+        return _Defined(event, before, False, {}), wrong
+    try:
+        revision = _revision_of(document, event, earlier, given="revision" in fields)
+    except InputError as error:
+        return _Defined(event, before, False, {}), [error]
+    return _Defined(event, revision, revision != before, _changes(earlier, event.value)), []
 
 
 def _changes(earlier: Mapping[str, Any] | None, value: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -131,7 +157,7 @@ def _variants(variants: Sequence[Mapping[str, Any]] | None) -> str | None:
 
 def _templates_of(value: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return field and name of each template that a newsletter or a variant of it names."""
-    places = [("template", value["template"]), *(("variants.template", one["template"]) for one in value["variants"])]
+    places = [("template", value.get("template")), *(("variants.template", one["template"]) for one in value.get("variants", ()))]
     return [(field, name) for field, name in places if name is not None]
 
 
@@ -179,12 +205,12 @@ def newsletter_list(output: Output, zone: str) -> None:
         rows = []
         for value in defined_newsletters(log).all():
             comes, ((_, local),) = _ahead(value, zone, log.clock.now(), 1)
-            shown = value["newsletter_id"], value["revision"], value["name"], comes, local
-            looks = value["template"], value["subject"], _variants(value["variants"])
-            rows.append((*shown, *looks, value["max_items"], value["from_address"]))
-    columns = ["newsletter_id", "revision", "name", "comes", "next_local", "template", "subject", "variants"]
-    more = ["max_items", "from_address"] if output.json_mode else []
-    output.table("Newsletters", [*columns, *more], [row[: len(columns) + len(more)] for row in rows])
+            rows.append({**value, "comes": comes, "next_local": local, "variants": _variants(value["variants"])})
+    named = ("newsletter_id", "revision", "name", "comes", "next_local", "subject")
+    usual = {"template": NEWSLETTER_DEFAULTS["template"], "variants": None}
+    unusual = [name for name, value in usual.items() if any(row[name] != value for row in rows)]
+    columns = [*named, *usual, "max_items", "from_address"] if output.json_mode else [*named, *unusual]
+    output.table("Newsletters", columns, [[row[name] for name in columns] for row in rows])
 
 
 @newsletter.command("next", epilog="Example: newswire newsletter next daily --time-zone Europe/Berlin --count 7")

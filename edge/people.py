@@ -8,7 +8,7 @@ import click
 
 from core.errors import EventRefused, InputError
 from core.names import CHANNELS, USUAL_HOUR
-from edge.advice import of_changes, of_profiles, say, unknown_newsletters, usual_hours
+from edge.advice import fields_of, of_changes, of_profiles, refuse_undefined, say, unknown_newsletters, usual_hours
 from edge.publishing import parse_topics
 from runtime.output import Output
 from runtime.settings import Settings
@@ -23,6 +23,7 @@ _PREFERENCE_OPTIONS = (
     click.option("--language", help="BCP 47 tag, such as en."),
     click.option("--topics", help="Topics with weights, such as hep-ph,hep-th:0.5."),
     click.option("--newsletters", help="Newsletter ids, comma-separated; an empty text means none."),
+    click.option("--allow-undefined", is_flag=True, help="Take newsletters that are not defined yet; else they are refused."),
     click.option("--alerts/--no-alerts", default=None, help="Whether alerts are wanted."),
     click.option("--channels", help="Channels, most wanted first, such as slack,email."),
     click.option("--urgent-channels", help="Channels for alerts, all of them used; an empty text means as for newsletters."),
@@ -134,7 +135,7 @@ Examples:
 @click.option("--unverified", is_flag=True, help="Do not mark the addresses as verified: nothing is sent to them.")
 @_preference_options
 @click.pass_obj
-def subscribe(output: Output, /, file: str | None, **options: Any) -> None:
+def subscribe(output: Output, /, file: str | None, allow_undefined: bool, **options: Any) -> None:
     """Register a subscriber by options, or many from --file.
 
     Somebody who is known already (by subscriber_id, else by an address) is left alone; `newswire prefer` changes them.
@@ -150,7 +151,10 @@ def subscribe(output: Output, /, file: str | None, **options: Any) -> None:
     new = 0
     settings = Settings.load()
     with Log(settings) as log:
-        advice = of_profiles(log, [profile.preferences for profile in profiles])
+        wanted = [profile.preferences for profile in profiles]
+        if not allow_undefined:
+            refuse_undefined(log, wanted)
+        advice = of_profiles(log, wanted)
     with Directory(settings) as directory, output.progress(len(profiles), "registering") as done:
         for start in range(0, len(profiles), BATCH):
             answers = directory.register(profiles[start : start + BATCH])
@@ -159,13 +163,13 @@ def subscribe(output: Output, /, file: str | None, **options: Any) -> None:
     if file is None:
         subscriber_id, (profile,) = answers[0].subscriber_id, profiles
         made = _registered(profile, secret) if new else {}
-        output.item({"subscriber_id": subscriber_id, "new": bool(new), **made, **advice})
+        output.item({"subscriber_id": subscriber_id, "new": bool(new), **made, **fields_of(output, advice)})
         if not new:
             output.say(
                 "They are known and were left unchanged: `newswire prefer` changes preferences, `newswire link` addresses."
             )
     else:
-        output.item({"registered": new, "known": len(profiles) - new, **advice})
+        output.item({"registered": new, "known": len(profiles) - new, **fields_of(output, advice)})
     say(output, advice)
 
 
@@ -178,18 +182,19 @@ def _registered(profile: "Profile", secret: str | None) -> dict[str, Any]:
 
 
 def _profiles(file: str | None, documents: list[dict[str, Any]]) -> "list[Profile]":
-    """Return the checked profiles of a file or of options; InputError names the line and the field."""
+    """Return the checked profiles of a file or of options; InputError names every line that is wrong, and its field."""
     from runtime.directory import read_profile
-    from runtime.documents import read_documents
+    from runtime.documents import read_documents, refuse_all
 
     if file is None:
         return [read_profile(document) for document in documents]
-    found = []
+    found, faults = [], []
     for document in read_documents(file, sys.stdin):
         try:
             found.append(read_profile(document.fields))
         except InputError as error:
-            raise document.refuse(error) from None
+            faults.append(document.refuse(error))
+    refuse_all(faults)
     return found
 
 
@@ -222,7 +227,7 @@ def _from_options(options: dict[str, Any]) -> tuple[list[dict[str, Any]], str | 
 @click.argument("subscriber")
 @_preference_options
 @click.pass_obj
-def prefer(output: Output, /, subscriber: str, **options: Any) -> None:
+def prefer(output: Output, /, subscriber: str, allow_undefined: bool, **options: Any) -> None:
     """Change preferences of SUBSCRIBER: what is named replaces that field, the rest stays as it is."""
     from edge.writing import Log
     from runtime.directory import Directory, read_subscriber_id
@@ -233,6 +238,9 @@ def prefer(output: Output, /, subscriber: str, **options: Any) -> None:
         raise InputError("preferences: expected at least one option, such as --topics hep-ph")
     settings = Settings.load()
     load_topic_names(settings)  # what is wrong with it is said before anything is written
+    if "newsletters" in changes and not allow_undefined:
+        with Log(settings) as log:
+            refuse_undefined(log, [changes])
     with Directory(settings) as directory:
         try:
             directory.prefer(subscriber_id, changes)
@@ -243,7 +251,7 @@ def prefer(output: Output, /, subscriber: str, **options: Any) -> None:
         advice = of_changes(log, subscriber_id, changes)
         hours = usual_hours(log, subscriber_id) if changes.get("local_minute") == USUAL_HOUR else []
     hour = {"usual_hour": hours} if output.json_mode and hours else {}
-    output.item({"subscriber_id": subscriber_id, "changed": sorted(shown), **shown, **advice, **hour})
+    output.item({"subscriber_id": subscriber_id, "changed": sorted(shown), **shown, **fields_of(output, advice), **hour})
     for sentence in hours:
         output.say(sentence)
     say(output, advice)
@@ -310,5 +318,5 @@ def unsubscribe(output: Output, subscriber: str, newsletter: str | None, alerts:
         advice = unknown_newsletters(log, [] if newsletter is None else [newsletter])
     with Directory(settings) as directory:
         directory.unsubscribe(subscriber_id, kind, newsletter)
-    output.item({"subscriber_id": subscriber_id, "kind": kind, "newsletter_id": newsletter, **advice})
+    output.item({"subscriber_id": subscriber_id, "kind": kind, "newsletter_id": newsletter, **fields_of(output, advice)})
     say(output, advice)

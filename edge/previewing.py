@@ -161,6 +161,9 @@ def _issue(
         raise InputError(
             f"newsletter: nothing that {newsletter} could contain was approved yet; publish something, and wait for its score"
         )
+    if definition["variants"]:
+        names = ", ".join(one["name"] for one in definition["variants"])
+        shows += f", as variant {variant}" if variant else f", as none of its variants: --variant shows one of {names}"
     subject, name = look or look_of(definition, variant)
     issue = Issue(
         newsletter_id=newsletter,

@@ -5,7 +5,7 @@ Everything is checked before anything is produced: one wrong line of a file, and
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -18,23 +18,35 @@ if TYPE_CHECKING:
     from edge.writing import Log, NewEvent
     from runtime.documents import Document
 
+READ_MODEL: Final = "projection.publications"
+"""Consumer group of the read model that says what is published, without the prefix."""
+
 
 def read_events(event: str, key: str, topic: str, documents: "list[Document]", defaults: Mapping[str, Any]) -> "list[NewEvent]":
-    """Return one event a document, checked; InputError names the place and the field."""
+    """Return one event a document, checked; InputError names the place and the field of all that is wrong."""
+    from runtime.documents import refuse_all
+
+    found, faults = list["NewEvent"](), list[InputError]()
+    for document in documents:
+        made, wrong = read_event(event, key, topic, document, defaults)
+        found.append(made)
+        faults += wrong
+    refuse_all(faults)
+    return found
+
+
+def read_event(
+    event: str, key: str, topic: str, document: "Document", defaults: Mapping[str, Any]
+) -> "tuple[NewEvent, list[InputError]]":
+    """Return the event of a document as far as it can be read, and all that is wrong with it."""
     from core.ids import event_id
     from edge.writing import NewEvent
-    from runtime.documents import event_value
+    from runtime.documents import read_value
 
-    found = []
-    for document in documents:
-        try:
-            value = event_value(event, {**defaults, **document.fields})
-        except EventRefused as error:
-            raise document.refuse(InputError(f"{error.field}: {error.reason}")) from None
-        found.append(
-            NewEvent(topic, event, value, str(value[key]), event_id(event, str(value[key]), str(value.get("revision", ""))))
-        )
-    return found
+    value, faults = read_value(event, {**defaults, **document.fields})
+    named = str(value.get(key))
+    wrong = [document.refuse(InputError(f"{fault.field}: {fault.reason}")) for fault in faults]
+    return NewEvent(topic, event, value, named, event_id(event, named, str(value.get("revision", "")))), wrong
 
 
 @click.command(
@@ -71,7 +83,7 @@ def publish(output: Output, file: str) -> None:
 
 def _new_publications(log: "Log", documents: "list[Document]", events: "list[NewEvent]") -> "tuple[list[NewEvent], bool]":
     """Return what is not published yet, and whether that could be checked; InputError for other content under a known id."""
-    known = _known_publications(log, [event.key for event in events])
+    known = _known_publications(log, {event.key for event in events})
     fresh: dict[tuple[str, int], NewEvent] = {}
     at = log.clock.now()
     for document, event in zip(documents, events, strict=True):
@@ -98,10 +110,14 @@ def _refuse_other(document: "Document", value: Mapping[str, Any], other: Mapping
         raise document.refuse(InputError(f"{different}: {which} {where} with another one; raise revision to change it"))
 
 
-def _known_publications(log: "Log", ids: list[str]) -> dict[str, dict[str, Any]] | None:
-    """Return the newest submitted values by publication_id; None when the database does not answer or has no read model."""
+def _known_publications(log: "Log", ids: set[str]) -> dict[str, Mapping[str, Any]] | None:
+    """Return the newest submitted values by publication_id; None when the database does not answer or has no read model.
+
+    What the read model does not have yet, because it came a moment ago, is read from the log.
+    """
     import psycopg
 
+    from core.rules import obeys
     from runtime.postgres import connect
 
     if not log.settings.database_url:
@@ -110,11 +126,16 @@ def _known_publications(log: "Log", ids: list[str]) -> dict[str, dict[str, Any]]
              where publication_id::text = any(%s) and content_offset is not null"""
     try:
         with connect(log.settings.database_url) as connection:
-            rows = connection.execute(sql, [ids]).fetchall()
+            rows = connection.execute(sql, [list(ids)]).fetchall()
     except (Unavailable, SetupError, psycopg.Error):
         return None
     events = log.read_positions(log.topics.publications, [(partition, offset) for _, partition, offset in rows])
-    return {event.key: event.value for event in events.values()}
+    known: dict[str, Mapping[str, Any]] = {event.key: event.value for event in events.values()}
+    for event in log.events_after(READ_MODEL, log.topics.publications, ids):
+        newer = event.key not in known or event.value.get("revision", 0) > known[event.key]["revision"]
+        if event.name == "PublicationSubmitted" and newer and obeys(event.name, event.value):
+            known[event.key] = event.value
+    return known
 
 
 class Known(NamedTuple):

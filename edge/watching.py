@@ -129,6 +129,7 @@ def show(output: Output, publication: str, deliveries: bool | None) -> None:
         return
     output.item({name: _words(value) for name, value in rows[0].items() if value is not None})
     lines = [(e.time, e.name, e.value.get("revision"), _detail(e.value)) for e in events]
+    output.say("")
     output.table("History", ["at", "event", "revision", "detail"], lines)
     if counts is None:
         output.say("The delivery topics are large: --deliveries reads them.")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 from core.errors import CodecError
 from runtime.clock import SystemClock
-from runtime.kafka import Producer, admin_client, end_offsets, partitions_of, read_range, start_offsets
+from runtime.kafka import Producer, admin_client, committed_offsets, end_offsets, partitions_of, read_range, start_offsets
 from runtime.reach import require_kafka
 from runtime.settings import Settings
 from schemas.codec import Codec
@@ -93,9 +93,19 @@ class Log:
 
     def events_of(self, topic: str, keys: Collection[str]) -> Iterator[Event]:
         """Yield every event of these keys, in order for each: reads the partitions that the keys belong in."""
+        return (event for event in self.read_all(self._places(topic, keys)) if event.key in keys)
+
+    def events_after(self, group: str, topic: str, keys: Collection[str]) -> Iterator[Event]:
+        """Yield those events of these keys that a consumer group has not committed yet, in order for each."""
+        places, done = self._places(topic, keys), committed_offsets(self._admin, f"{self.settings.topic_prefix}.{group}")
+        starts, ends = start_offsets(self._admin, places), end_offsets(self._admin, places)
+        raws = read_range(self.settings, {place: max(starts[place], done.get(place, 0)) for place in places}, ends)
+        return (event for event in self._decoded(raws) if event.key in keys)
+
+    def _places(self, topic: str, keys: Collection[str]) -> list[tuple[str, int]]:
+        """Return the partitions that these keys belong in."""
         count = self.topics.spec(topic).partitions
-        places = sorted({(topic, partition_for(key.encode(), count)) for key in keys})
-        return (event for event in self.read_all(places) if event.key in keys)
+        return sorted({(topic, partition_for(key.encode(), count)) for key in keys})
 
     def read_positions(self, topic: str, positions: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Event]:
         """Return the events at (partition, offset) of a topic; positions that are gone are left out.

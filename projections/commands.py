@@ -93,7 +93,7 @@ def verify(output: Output, name: str) -> None:
 @click.option("--limit", default=20, show_default=True, help="Sources to show when no single one is named, newest first.")
 @click.pass_obj
 def accounting(output: Output, source: str | None, limit: int) -> None:
-    """Print what was decided for a SOURCE and what became of it, by channel, and what is still open.
+    """Print what was decided for a SOURCE and what became of it, by channel, and what is still open; the newest first.
 
     SOURCE is an alert_id, a newsletter's slot such as daily@2026-11-22T09:00Z, or a newsletter: then its newest slots. The exit
     code is 1 when a balance is not 0 although all is decided: then deliveries were lost, or counted that nobody decided. It is
@@ -107,7 +107,7 @@ def accounting(output: Output, source: str | None, limit: int) -> None:
     if source is not None and not rows and not waiting:
         raise InputError(f"source {source!r} is not known: it is not decided, or not in the read model yet.")
     nothing = dict.fromkeys(ACCOUNTING_COLUMNS, 0) | {"source_kind": "newsletter", "channel": "none", "complete": False}
-    rows += [{**nothing, "source_id": one} for one in waiting]
+    rows = [*({**nothing, "source_id": one} for one in waiting), *rows]
     if output.json_mode:
         output.table("", ACCOUNTING_COLUMNS, [list(row.values()) for row in rows])
     else:
@@ -141,7 +141,8 @@ def _show_accounting(output: Output, rows: list[dict[str, Any]]) -> None:
         each = list(group)
         columns = [name for name in each[0] if name not in ("source_id", "source_kind", "complete", "population")]
         decided = "" if each[0]["complete"] else f", {UNDECIDED}" if not each[0]["population"] else f", in part {UNDECIDED}"
-        title = f"{source}: {plain(each[0]['population'])} subscribers{decided}"
+        people = each[0]["population"]
+        title = f"{source}: {plain(people)} {'subscriber' if people == 1 else 'subscribers'}{decided}"
         output.table(title, columns, [[row[name] for name in columns] for row in each])
 
 
@@ -159,7 +160,10 @@ def _open(settings: Settings, rows: list[dict[str, Any]]) -> str:
         f"of {plain(unknown)} it is unknown whether they arrived",
     ]
     said = [part for part, count in zip(parts, (undecided, under_way, unknown), strict=True) if count]
-    return f"Still open: {'; '.join(said)}." if said else "Nothing is open."
+    where = (
+        " `newswire delivery list --state unknown` names them, `newswire delivery show ID` says until when." if unknown else ""
+    )
+    return f"Still open: {'; '.join(said)}.{where}" if said else "Nothing is open."
 
 
 commands: list[click.Command] = [group, accounting]

@@ -125,20 +125,23 @@ def request_rebuild(settings: Settings, name: str, requested_by: str) -> list[st
 def accounting_rows(settings: Settings, source: str | None, limit: int) -> list[tuple[Any, ...]]:
     """Return the accounting of one source, of a newsletter's sources, or of all, the `limit` decided last: ACCOUNTING_COLUMNS.
 
+    The source that was decided last comes first.
     Uses the read-only role. InputError when the source is not known (yet), or nothing of the newsletter.
     """
     settings.require("database_url")
     columns = ", ".join(ACCOUNTING_COLUMNS)
-    newest = """any (array(select source_id from api.sources where %(source)s::text is null or newsletter_id = %(source)s
-                order by decided_at desc nulls last, source_id limit %(limit)s))"""
-    wanted = "%(source)s" if source is not None and is_source(source) else newest
-    query = f"select {columns} from api.accounting where source_id = {wanted} order by source_id, channel"  # noqa: S608 - fixed
+    newest = """select source_id from api.sources where %(source)s::text is null or newsletter_id = %(source)s
+                order by decided_at desc nulls last, source_id limit %(limit)s"""
+    query = f"""select {columns} from api.accounting where source_id = any (%(chosen)s)
+                order by array_position(%(chosen)s::text[], source_id), channel"""  # noqa: S608 - fixed
     with connect(settings.database_url, autocommit=True) as connection:
         try:
-            rows = connection.execute(query.encode(), {"source": source, "limit": limit}).fetchall()
+            chosen = [source] if source is not None and is_source(source) else None
+            if chosen is None:
+                chosen = [row[0] for row in connection.execute(newest, {"source": source, "limit": limit}).fetchall()]
+            return connection.execute(query.encode(), {"chosen": chosen}).fetchall()
         except psycopg.errors.UndefinedTable:
             raise InputError("there is no api.accounting yet: start the projections with `newswire run projections`.") from None
-    return rows
 
 
 def is_source(text: str) -> bool:

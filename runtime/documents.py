@@ -3,18 +3,21 @@
 Everything that is wrong is said with the name of the field and what is expected there, in the words of the schema.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import orjson
 
 from core import rules
 from core.errors import EventRefused, InputError
 from schemas import files
-from schemas.documents import to_value
+from schemas.documents import read_fields
+
+MOST_FAULTS: Final = 20
+"""Faults of a file that are named at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +75,41 @@ def _document(value: Any, place: str) -> Document:
 
 
 def event_value(event: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value of an event from JSON fields, checked by its schema and by the rules; EventRefused names the field.
+    """Return the value of an event from JSON fields, checked by its schema and by the rules; EventRefused names the field."""
+    value, faults = read_value(event, fields)
+    if faults:
+        raise faults[0]
+    return value
+
+
+def read_value(event: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[EventRefused]]:
+    """Return the value of an event from JSON fields as far as it can be read, and all that is wrong with it.
 
     Beyond the form of `schemas.documents`, topics may be names, or an object of weights by name.
     """
     known = {field["name"] for field in files.schema(event)["fields"]}
-    for name in fields:
-        near = [] if name in known else get_close_matches(name, known, 1)
-        if near:
-            raise EventRefused(event, name, f"there is no such field; did you mean {near[0]}?")
-    given = {name: _weights(value) if name == "topics" else value for name, value in fields.items()}
-    value = to_value(event, given)
-    try:
-        rules.validate(event, value)
-    except EventRefused as error:
-        raise EventRefused(event, error.field, f"{error.reason}{_given(value.get(error.field))}") from None
-    return value
+    near = {name: get_close_matches(name, known, 1) for name in fields if name not in known}
+    meant = [EventRefused(event, name, f"there is no such field; did you mean {one[0]}?") for name, one in near.items() if one]
+    given = {name: _weights(value) if name == "topics" else value for name, value in fields.items() if not near.get(name)}
+    value, faults = read_fields(event, given)
+    faults = [*meant, *faults, *rules.faults_of_fields(event, value)]
+    if not faults:
+        try:
+            rules.validate(event, value)
+        except EventRefused as across:
+            faults = [across]
+    return value, [EventRefused(event, one.field, f"{one.reason}{_given(value.get(one.field))}") for one in faults]
+
+
+def refuse_all(faults: Sequence[InputError]) -> None:
+    """Raise an InputError that says all of these, as far as somebody can read them; return when there are none."""
+    if len(faults) < 2:
+        for fault in faults:
+            raise fault
+        return
+    more = [f"and {len(faults) - MOST_FAULTS:,} more"] if len(faults) > MOST_FAULTS else []
+    said = "\n  ".join([*map(str, faults[:MOST_FAULTS]), *more])
+    raise InputError(f"{len(faults):,} things are wrong, and nothing was written:\n  {said}")
 
 
 def _given(value: Any) -> str:

@@ -16,11 +16,11 @@ import orjson
 PIPED_WIDTH: Final = 120
 """Columns of a table that goes to no terminal, unless COLUMNS says otherwise."""
 FOLDED_WIDTH: Final = 10
-"""Text is folded to this width at the least; numbers and ids are not folded at all."""
+"""Text is folded to this width at the least; numbers and ids are not folded at all, though there be no room for them."""
 BETWEEN: Final = 2
 """Columns between two of a table."""
 _ID: Final = re.compile(r"^\S*([0-9a-f]{8}-[0-9a-f]{4}-|@\d{4}-|/\d+/\d+)\S*$")
-"""What people copy: the first of a table stays on one line, though it be wider than the terminal then."""
+"""What people copy, beside the columns that are named as ids."""
 
 
 def plain(value: Any) -> str:
@@ -50,25 +50,18 @@ def _jsonable(value: Any) -> Any:
     return str(value)
 
 
-def _shapes(columns: Sequence[str], rows: Sequence[Sequence[Any]], width: int) -> list[tuple[int, bool, bool]]:
-    """Return for each column its least width, whether it is not folded, and whether it has numbers.
-
-    Every id is whole where there is room; else only those of the first column that has some.
-    """
-    found, ids = list[tuple[int, bool, bool]](), list[int]()
+def _shapes(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[int, bool, bool]]:
+    """Return for each column its least width, whether it is not folded, and whether it has numbers."""
+    found = list[tuple[int, bool, bool]]()
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows]
         numbers = bool(rows) and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in cells)
-        if any(isinstance(cell, str) and _ID.search(cell) for cell in cells):
-            ids.append(index)
+        ids = column.endswith("_id") or any(isinstance(cell, str) and _ID.search(cell) for cell in cells)
         longest = max((len(plain(cell)) for cell in cells), default=0)
-        whole = numbers or index in ids
+        whole = numbers or ids
         heading = max(map(len, column.replace("_", " ").split()), default=0)
         least = max(longest if whole else min(longest, FOLDED_WIDTH), min(heading, FOLDED_WIDTH))
         found.append((least, whole, numbers))
-    if 1 + sum(least + BETWEEN for least, *_ in found) > width:
-        for index in ids[1:]:
-            found[index] = (FOLDED_WIDTH, False, False)
     return found
 
 
@@ -99,7 +92,7 @@ class Output:
         table = Table(
             title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
         )
-        shapes = _shapes(columns, rows, width)
+        shapes = _shapes(columns, rows)
         for column, (least, whole, numbers) in zip(columns, shapes, strict=True):
             justify: Literal["right", "left"] = "right" if numbers else "left"
             heading = column.replace("_", " ")

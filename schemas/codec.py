@@ -345,4 +345,5 @@ def _event(reader: _Reader, value: dict[str, Any], key: str, raw: Raw) -> Event:
         correlation,
         causation,
         trace,
+        raw.timestamp_ms,
     )

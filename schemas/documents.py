@@ -25,10 +25,17 @@ def to_value(name: str, document: Any) -> dict[str, Any]:
 
     What already has the codec's type (an aware datetime, bytes, Clear) is taken as it is.
     """
-    schema = files.schema(name)
     if not isinstance(document, Mapping):
         raise EventRefused(name, "*", "expected a JSON object")
-    return _record(name, schema, document, "", _types(name))
+    value, faults = read_fields(name, document)
+    if faults:
+        raise faults[0]
+    return value
+
+
+def read_fields(name: str, document: Mapping[str, Any]) -> tuple[dict[str, Any], list[EventRefused]]:
+    """Return the fields that can be taken, and what is wrong with each of the others."""
+    return _fields(name, files.schema(name), document, "", _types(name))
 
 
 def to_document(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,25 +43,28 @@ def to_document(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     return {field: _plain(inner) for field, inner in value.items()}
 
 
-def _record(
+def _fields(
     event: str, schema: Mapping[str, Any], document: Mapping[str, Any], path: str, named: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[EventRefused]]:
     fields = {field["name"]: field for field in schema["fields"]}
-    strange = [key for key in document if key not in fields]
-    if strange:
-        raise EventRefused(event, f"{path}{strange[0]}", f"there is no such field; known are {', '.join(fields)}")
-    value = {}
+    known = f"there is no such field; known are {', '.join(fields)}"
+    value, faults = {}, [EventRefused(event, f"{path}{key}", known) for key in document if key not in fields]
     for field_name, field in fields.items():
-        below = f"{path}{field_name}"
-        if field_name in document:
-            given = document[field_name]
-            clear = isinstance(given, Mapping) and "encrypted" in field and set(given) == {"clear"}
-            value[field_name] = Clear(given["clear"]) if clear else _convert(event, field["type"], given, below, named)
-        elif "default" in field:
-            value[field_name] = _convert(event, field["type"], field["default"], below, named)
-        else:
-            raise EventRefused(event, below, f"is missing; expected {describe(field['type'])}")
-    return value
+        try:
+            value[field_name] = _field(event, field, document, f"{path}{field_name}", named)
+        except EventRefused as fault:
+            faults.append(fault)
+    return value, faults
+
+
+def _field(event: str, field: Mapping[str, Any], document: Mapping[str, Any], path: str, named: Mapping[str, Any]) -> Any:
+    if field["name"] in document:
+        given = document[field["name"]]
+        clear = isinstance(given, Mapping) and "encrypted" in field and set(given) == {"clear"}
+        return Clear(given["clear"]) if clear else _convert(event, field["type"], given, path, named)
+    if "default" in field:
+        return _convert(event, field["type"], field["default"], path, named)
+    raise EventRefused(event, path, f"is missing; expected {describe(field['type'])}")
 
 
 def _convert(event: str, avro: Any, given: Any, path: str, named: Mapping[str, Any]) -> Any:
@@ -70,7 +80,10 @@ def _convert(event: str, avro: Any, given: Any, path: str, named: Mapping[str, A
     if kind == "map" and isinstance(given, Mapping):
         return {str(key): _convert(event, avro["values"], one, f"{path}.{key}", named) for key, one in given.items()}
     if kind == "record" and isinstance(given, Mapping):
-        return _record(event, avro, given, f"{path}.", named)
+        value, faults = _fields(event, avro, given, f"{path}.", named)
+        if faults:
+            raise faults[0]
+        return value
     right = _scalar(kind, avro, given)
     if right is None:
         raise EventRefused(event, path, f"is {_kind_of(given)}; expected {describe(avro)}")

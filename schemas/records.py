@@ -56,3 +56,5 @@ class Event(NamedTuple):
     correlation_id: str | None
     causation_id: str | None
     traceparent: str | None
+    timestamp_ms: int = 0
+    """Of the record: when Kafka had it, by the producer's clock, at most an hour ahead of the broker's. 0: not known."""

@@ -14,6 +14,9 @@ from runtime.settings import Settings
 STATES = ("failed", "unknown", "retry", "claimed", "suppressed", "sent", "confirmed")
 """States of the ledger, those that people look for first."""
 
+BRIEF = ("delivery_id", "channel", "source_id", "reason", "at")
+"""Columns of a list for people: both ids stay whole, and so there is no room for what `delivery show` says."""
+
 
 @click.group()
 def delivery() -> None:
@@ -45,6 +48,7 @@ def show(output: Output, delivery_id: str) -> None:
         return
     output.item(fields)
     rows = [(clock_time(step.at), step.what, step.attempt or None, step.detail) for step in steps]
+    output.say("")
     output.table("Timeline (UTC)", ["at", "what", "attempt", "detail"], rows)
     for sentence in waits:
         output.say(sentence)
@@ -62,7 +66,7 @@ def list_(output: Output, state: str, channel: str | None, source: str | None, r
     from sinks.history import LISTED, find
 
     rows = find(Settings.load(), state, channel=channel, source=source, reason=reason, limit=limit)
-    shown = LISTED if output.json_mode else [name for name in LISTED if name != "state"]
+    shown = LISTED if output.json_mode else BRIEF
     output.table(f"Deliveries in state {state}", shown, [[row[LISTED.index(name)] for name in shown] for row in rows])
 
 

@@ -6,7 +6,7 @@ sentences are a pure function of these.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, LiteralString
 
 from core.outcomes import RETRY_STATE
@@ -15,6 +15,7 @@ from sinks.consent import STOP, stops_of
 from sinks.flow import DESTINATION_FAILING, DESTINATION_OPEN, RATE
 from sinks.history import HELD, clock_time, ledger_connection
 from sinks.knowledge import CANARY, STOPPED
+from sinks.unknown import WINDOW_S
 
 _AROUND: Final[LiteralString] = """
 SELECT clock_timestamp(),
@@ -32,6 +33,12 @@ _WHY: Final[Mapping[str, str]] = {
     "unresolved": "its outcome stayed unknown, so it is sent again",
 }
 """Reasons of a parked delivery that are not a provider's refusal."""
+_SIGNS: Final[Mapping[str, str]] = {
+    "email": "SES has told that it took it",
+    "slack": "it is in the channel's history",
+    "discord": "it is among the bot's messages",
+}
+"""By what a provider's having it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,8 @@ class Around:
     """Subjects of the stops that hold it now, as in ledger.barred."""
     breaker: str | None = None
     """State and reason of its provider's breaker, None when it is closed."""
+    window_s: float = 0.0
+    """How long after it became unknown its sink looks for it."""
 
 
 def around(settings: Settings, row: Mapping[str, Any]) -> Around:
@@ -51,7 +60,8 @@ def around(settings: Settings, row: Mapping[str, Any]) -> Around:
         values = {"stops": list(stops_of(row["channel"], row["source_id"])), "channel": row["channel"]}
         found = connection.execute(_AROUND, values).fetchone()
     assert found is not None
-    return Around(*found)
+    now, stops, breaker = found
+    return Around(now, stops, breaker, settings.unknown_window_s or WINDOW_S[row["channel"]])
 
 
 def waits_for(row: Mapping[str, Any], beside: Around) -> list[str]:
@@ -64,7 +74,7 @@ def _waits(row: Mapping[str, Any], beside: Around) -> Iterator[str]:
     if state == "claimed":
         yield f"It is in hand; without an outcome by {clock_time(row['lease_until'])} it becomes unknown."
     elif state == "unknown":
-        yield _unknown(row)
+        yield _unknown(row, beside)
     elif state == RETRY_STATE and reason in HELD and row["next_attempt_at"] > beside.now:
         yield _held(row, beside)
     elif state == RETRY_STATE:
@@ -104,13 +114,21 @@ def _named(stops: Sequence[str]) -> str:
     return " and ".join(f"the stop of {_scope(subject)}" for subject in stops) + " (`newswire stops` says why)"
 
 
-def _unknown(row: Mapping[str, Any]) -> str:
+def _unknown(row: Mapping[str, Any], beside: Around) -> str:
+    """Say what is done to know it, until when, and what becomes of it then."""
     if row["held"]:
         again = f'`newswire delivery retry --unknown --reason "..." {row["delivery_id"]}`'
         last = " (it was sent again meanwhile, and that attempt did not arrive)" if row["reason"] == "may_have_arrived" else ""
         return f"Whether it arrived is not known{last}, and it is held until a person decides: {again} sends it again."
     look = f"at {clock_time(row['check_at'])}" if row["check_at"] else "now"
-    return f"Whether it arrived is not known; its sink looks into it {look}."
+    if row["channel"] == "webhook":
+        return f"Whether it arrived is not known; its sink sends it again {look}, under the same id, which a receiver recognises."
+    by = clock_time(row["outcome_at"] + timedelta(seconds=beside.window_s))
+    then = "sent again" if row["source_kind"] == "alert" else "held until a person decides"
+    return (
+        f"Whether it arrived is not known; its sink looks {look} whether {_SIGNS[row['channel']]}, and goes on until {by}. "
+        f"What is not known by then is {then}, unless its on_unknown says otherwise."
+    )
 
 
 def _in_doubt(row: Mapping[str, Any]) -> Iterator[str]:

@@ -93,8 +93,10 @@ class Approval:
         if passed.alerts and value["attributes"].get("alert") == "true":
             await self._send(self._alert(event, revision))
             await failpoints.hit_async("approval.after_alert")
-        await self._send(self._approved(event, revision, passed.alerts))
+        item = known.known[publication_id]
+        await self._send(self._approved(event, revision, item.first_approved_at, passed.alerts))
         await failpoints.hit_async("approval.after_approved")
+        item.first_approved_at = item.first_approved_at or revision.scored_at
         revision.settle()
 
     async def _score(self, event: Event, revision: Revision) -> None:
@@ -123,7 +125,7 @@ class Approval:
         await self._send(self._record(event, "PublicationRejected", fields))
         revision.settle()
 
-    def _approved(self, event: Event, revision: Revision, alerts: bool) -> Record:
+    def _approved(self, event: Event, revision: Revision, first_approved_at: datetime | None, alerts: bool) -> Record:
         """The content stays in the submission; approved_at is the time of the score, so that doing it again changes nothing."""
         value = event.value
         fields = {name: value[name] for name in ("content_type", "title", "topics", "language")} | {
@@ -135,6 +137,7 @@ class Approval:
             "vector": revision.vector,
             "vector_model": revision.vector_model,
             "approved_at": _scored_at(revision),
+            "first_approved_at": first_approved_at,
         }
         return self._record(event, "PublicationApproved", fields)
 

@@ -183,7 +183,7 @@ class Audience:
             value = event.value
             if event.name == "PublicationApproved" and value["newsletters"]:
                 names = ("publication_id", "revision", "quality", "content_type", "title", "topics", "language", "approved_at")
-                positions = ("content_partition", "content_offset", "vector", "vector_model")
+                positions = ("content_partition", "content_offset", "vector", "vector_model", "first_approved_at")
                 copied = {name: value[name] for name in (*names, *positions)}
                 records += self._copies(event, "ContentAvailable", copied, value["publication_id"], str(value["revision"]))
             elif event.name == "PublicationRetracted":
@@ -242,7 +242,7 @@ class Audience:
             "action": action,
             "chunks": self._stage.settings.alert_chunks,
             "quality": quality,
-            "not_after": alert_not_after(value["raised_at"], value["expires_at"]),
+            "not_after": alert_not_after(raised),
             "content_partition": partition,
             "content_offset": offset,
         }

@@ -168,20 +168,18 @@ def why(output: Output, source: str, subscriber: str) -> None:
 
     subscriber_id = read_subscriber_id(subscriber)
     asker = Asker(Settings.load())
+    asker.refuse_unknown(subscriber_id)
     source = asker.source_of(source, subscriber_id)
-    answer = asker.why(source, subscriber_id)
-    fields = {
-        "source_id": source,
-        "subscriber_id": subscriber_id,
-        "verdict": answer.verdict,
-        "reason": answer.reason,
-        "channels": answer.channels,
-    }
-    output.item(fields | ({"because": answer.because} if output.json_mode else {}) | answer.decided)
-    output.say("\nBecause:\n" + "\n".join(f"  {sentence}" for sentence in answer.because) + "\n")
-    if answer.deliveries and not output.json_mode:
-        columns = list(answer.deliveries[0])
-        output.table("Deliveries", columns, [[row[column] for column in columns] for row in answer.deliveries])
+    found = asker.why(source, subscriber_id)
+    if not output.json_mode:
+        output.say(f"{found.answer}\n\nBecause:\n" + "\n".join(f"  {sentence}" for sentence in found.because) + "\n")
+        if found.deliveries:
+            columns = list(found.deliveries[0])
+            output.table("Deliveries", columns, [[row[column] for column in columns] for row in found.deliveries])
+        output.say("How it was decided")
+    because = {"answer": found.answer, "because": found.because} if output.json_mode else {}
+    about = {"source_id": source, "subscriber_id": subscriber_id, "verdict": found.verdict, "reason": found.reason}
+    output.item({**about, "channels": found.channels, **because, **found.decided})
 
 
 commands: list[click.Command] = [tick, why, model]

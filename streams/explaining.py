@@ -11,7 +11,7 @@ from typing import Any
 from core.alert_state import AlertState
 from core.checks import uuid
 from core.errors import CodecError, InputError
-from core.explain import Explanation, explain_alert, explain_newsletter
+from core.explain import Explanation, answer, explain_alert, explain_newsletter
 from core.ids import chunk_of, is_test
 from core.newsletter_state import NewsletterState
 from core.space import Space
@@ -34,6 +34,8 @@ from schemas.topics import Topics
 class Why:
     """The answer."""
 
+    answer: str
+    """The answer in one sentence."""
     verdict: str
     reason: str | None
     channels: list[str]
@@ -51,6 +53,15 @@ class Asker:
         self._settings, self._topics = settings, Topics(settings.topic_prefix, settings.shards)
         self._codec = Codec(self._topics, RegistrySource(settings.schema_registry_url))
         self._admin = admin_client(settings)
+
+    def refuse_unknown(self, subscriber_id: str) -> None:
+        """Raise InputError when nobody was ever registered under this id."""
+        shard = partition_for(subscriber_id.encode(), self._topics.shards)
+        if self._first(self._topics.subscribers, shard, lambda event: event.key == subscriber_id) is None:
+            raise InputError(
+                f"subscriber: nobody was ever registered with the id {subscriber_id}; correct it, to the one that `newswire "
+                "subscribe` printed when they were registered."
+            )
 
     def source_of(self, source: str, subscriber_id: str) -> str:
         """Return the source id of what was asked for: of a newsletter, its newest slot that concerned the subscriber.
@@ -80,11 +91,12 @@ class Asker:
         newsletter = "@" in source_id
         decision = self._decision(source_id, subscriber_id, shard, "bulk" if newsletter else "urgent")
         explained = (self._newsletter if newsletter else self._alert)(decision, source_id, subscriber_id)
-        recorded = _recorded(decision.value, key)
+        recorded, deliveries = _recorded(decision.value, key), self._deliveries(source_id, subscriber_id)
         because = list(explained.because)
         if recorded != (explained.verdict, explained.reason, sorted(explained.channels)):
             because.append(f"(Decided again with this code, it would be {explained.verdict}; the first decision holds.)")
         return Why(
+            answer=answer(*recorded, deliveries),
             verdict=recorded[0],
             reason=recorded[1],
             channels=recorded[2],
@@ -101,7 +113,7 @@ class Asker:
                 "model": decision.value["model_version"],
                 "candidates": decision.value["candidate_set"],
             },
-            deliveries=self._deliveries(source_id, subscriber_id),
+            deliveries=deliveries,
         )
 
     def _decision(self, source_id: str, subscriber_id: str, shard: int, lane: str) -> Event:

@@ -35,6 +35,10 @@ EASE_LAMBDA: Final = 100.0
 MAX_ITEMS: Final = 20_000
 """Items of a model, the most read: EASE keeps 4 bytes for every pair of them while it is fitted, 1.6 GB."""
 
+READING_SPREAD: Final = 0.75
+"""Of the standard deviation of Z over histories as they are fitted, what is left of it when they are ranked by: entries have lost
+weight by then, and the other components are of length 1 whatever the weights."""
+
 SAMPLED_READERS: Final = 512
 SAMPLED_ITEMS: Final = 1_024
 """Pairs over which the sigmas are taken."""
@@ -168,6 +172,6 @@ def _sigmas(model: Model, items: Sequence[NewItem], reads: csr_matrix) -> Sigmas
     there = carried.items >= 0
     column = csr_matrix((carried.weights[there], (np.nonzero(there)[0], carried.items[there])), shape=(len(places), len(items)))
     reading = np.asarray((weights @ column.T).todense())
-    spreads = {"meaning": meaning, "topics": interests * 2, "factors": factors, "reading": reading}
+    spreads = {"meaning": meaning, "topics": interests * 2, "factors": factors, "reading": reading * READING_SPREAD}
     found = {name: float(values.std()) for name, values in spreads.items() if values.size}
     return Sigmas(**{name: value for name, value in found.items() if value > 0})

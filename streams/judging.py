@@ -63,7 +63,7 @@ class Judge:
         if not self.readers:
             return 0.0
         picker = Picker(self._state, self._slot(), self._candidates(), "blend", Space(model))
-        found, wanted = picker.pick(self._rows).candidate, np.zeros(self.readers, dtype=np.int64)
+        found, wanted = picker.pick(self._rows, full=True).candidate, np.zeros(self.readers, dtype=np.int64)
         np.add.at(wanted, np.array([reader for reader, _ in self._later], dtype=np.int64), 1)
         index, gain = self._candidates().index, 1 / np.log2(np.arange(2, ITEMS + 2))
         total = 0.0

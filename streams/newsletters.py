@@ -11,10 +11,10 @@ import asyncio
 from collections import OrderedDict
 from typing import Any
 
-from core.deciding import decide_newsletter
+from core.deciding import candidates_of, decide_newsletter
 from core.errors import InputError
 from core.newsletter_state import SNAPSHOT_FORMAT, NewsletterState
-from core.space import Space
+from core.space import Space, axes_of
 from core.verdicts import Place
 from runtime.models import ModelLog
 from runtime.settings import Settings
@@ -49,7 +49,7 @@ class Newsletters:
         )
         self._stage, self._models = stage, ModelLog(stage.settings, stage.codec, topics, stage.clock)
         self._spaces: OrderedDict[str | None, Space] = OrderedDict({None: Space()})
-        self._loading = asyncio.Lock()
+        self._loading, self._reducing = asyncio.Lock(), asyncio.Lock()
         self._decider = Decider(stage, shards, topics.decisions_bulk)
         self._decider.follow(topics.subscribers)
         self._decider.follow(topics.engagements)
@@ -68,11 +68,25 @@ class Newsletters:
                 return  # read again after a restart: its model may be gone, and is not needed
             space = await self._space(slot["model_version"])
             slot = slot | {"model_version": space.model.version if space.model is not None else None}
+            await self._find_axes(shard.state, slot, space)
 
             def decide(place: Place, chunks: int) -> dict[str, Any]:
                 return decide_newsletter(shard.state, slot | {"chunks": chunks}, place, event.time, space)
 
             await self._decider.decide_source(shard, event, slot["source_id"], slot["chunks"], decide)
+
+    async def _find_axes(self, state: NewsletterState, slot: dict[str, Any], space: Space) -> None:
+        """Let a thread find the axes of long vectors: seconds in the event loop are seconds without heartbeats.
+
+        No content comes to this shard meanwhile, because its events are handled in order.
+        """
+        if not space.may_take_long(state.content):
+            return
+        async with self._reducing:
+            candidates = candidates_of(state, slot)
+            vectors = space.long_vectors(state.content, candidates)
+            if vectors is not None:
+                space.take_axes(candidates, await asyncio.to_thread(axes_of, vectors))
 
     async def _space(self, version: str | None) -> Space:
         """Return the space of a fitted model, which is loaded when it is not in memory; that without a model when it is gone.

@@ -6,9 +6,12 @@ and no repeats. A zombie's tick has the same id as ours and comes to the same.
 """
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from core.errors import CodecError, Unavailable
+from core.folding import AHEAD_MS
 from core.ids import minute_text, tick_id
 from core.names import MAX_LATE_H
 from runtime import failpoints
@@ -46,6 +49,15 @@ def due_minutes(last: datetime | None, now: datetime) -> list[datetime]:
     current = now.astimezone(UTC).replace(second=0, microsecond=0)
     first = current if last is None else max(last + MINUTE, current - MAX_GAP)
     return [first + index * MINUTE for index in range(max(0, (current - first) // MINUTE + 1))]
+
+
+def newest_minute(ticks: Iterable[Mapping[str, Any]], now: datetime) -> datetime | None:
+    """Return the newest minute that the clock ticked, None when there is none among these ticks.
+
+    One that lies further ahead than clocks differ was ticked by none, and must not silence it until then.
+    """
+    latest = now + timedelta(milliseconds=AHEAD_MS)
+    return max((tick["minute"] for tick in ticks if tick["newsletter_id"] is None and tick["minute"] <= latest), default=None)
 
 
 class Ticker:
@@ -109,10 +121,8 @@ class Ticker:
                     event = self._stage.codec.decode(raw)
                 except CodecError:
                     continue
-                if event.value["newsletter_id"] is None:
-                    found.append(event.value["minute"])
-            if found:
-                newest: datetime = max(found)
+                found.append(event.value)
+            if (newest := newest_minute(found, self._stage.clock.now())) is not None:
                 return newest
             end = begin
         return None

@@ -51,6 +51,7 @@ class Copied:
 
     name: str
     value: dict[str, Any]
+    timestamp_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +198,10 @@ class Trainer:
 
 def _copied(event: StateEvent) -> StateEvent | None:
     if event.name == "PublicationApproved" and event.value["newsletters"]:
-        return Copied("ContentAvailable", dict(event.value))
+        return Copied("ContentAvailable", dict(event.value), event.timestamp_ms)
     if event.name == "PublicationRetracted":
-        return Copied("ContentWithdrawn", {"publication_id": event.value["publication_id"], "reason": "retracted"})
+        value = {"publication_id": event.value["publication_id"], "reason": "retracted"}
+        return Copied("ContentWithdrawn", value, event.timestamp_ms)
     return None
 
 

@@ -138,6 +138,7 @@ def world_of(stack: Stack, folder: Path) -> Iterator[World]:
         "NEWSWIRE_OWNER_DATABASE_URL": stack.postgres_url,
         "NEWSWIRE_KEYS_DATABASE_URL": f"postgresql://{name}_keys:x@{place}/{name}_keys",
         "DATABASE_URL": f"postgresql://{name}_read:x@{place}/{name}",
+        "NEWSWIRE_LEDGER_DATABASE_URL": f"postgresql://{name}_ledger:x@{place}/{name}",
         "NEWSWIRE_PROJECTIONS_DATABASE_URL": f"postgresql://{name}_projections:x@{place}/{name}",
         "NEWSWIRE_MASTER_KEY_FILE": str(master_key),
         "NEWSWIRE_RECEIPT_KEY": "ab" * 32,
@@ -159,5 +160,5 @@ def world_of(stack: Stack, folder: Path) -> Iterator[World]:
         with psycopg.connect(stack.postgres_url, autocommit=True) as owner:
             for database in (name, f"{name}_keys"):
                 owner.execute(f'drop database if exists "{database}" with (force)')
-            for role in ("keys", "read", "projections"):
+            for role in ("keys", "read", "ledger", "projections"):
                 owner.execute(f'drop role if exists "{name}_{role}"')

@@ -19,7 +19,7 @@ _SHOWN: Final = {"\x01": "\\\\", "\x02": "{", "\x03": "}", "\x04": "$", "\x05": 
 _NO_CONTROLS: Final = {ord(character): None for character in _SHOWN}
 _ESCAPED: Final = re.compile(r"\\[\\{}$]")
 
-_TEX: Final = re.compile(r"[\\$`]|[\^_]\{|\^[0-9+*-]|--|\{[A-Z]|~")
+_TEX: Final = re.compile(r"[\\$`]|[\^_]\{|\^[0-9+*(-]|_[0-9]|--|\{[A-Z]|~")
 """A text in which none of these is has nothing of TeX; most have not."""
 _MATH: Final = re.compile(
     r"\$\$([^$]+)\$\$|\$(?=\S)([^$]+)(?<=\S)\$|\\\[((?:(?!\\[\[\]]).)+)\\\]|\\\(((?:(?!\\[()]).)+)\\\)", re.DOTALL
@@ -72,6 +72,8 @@ _LOOSE_SCRIPT: Final = re.compile(
     r"(?<=[\w)\]⟩])(?<![A-Za-z]{4})([_^])(?:\{([^{}\\]*)\}|((?<=\^)(?:[+-]?\d{1,3}|[+*-])(?![\w^+*-]|\.\d)))"
 )
 """A script without a dollar sign: of a short name, in braces, or a power."""
+_LOOSE_NUMBER: Final = re.compile(r"(?<=[\w)\]])\^\(([+-]?\d{1,3})\)|(?<=(?<![\w.$/\\-])[^\W\d_])_(\d)(?![\w\[(=]|\.\d)")
+"""A whole number as a script: a power in brackets, or one digit below a letter that stands alone."""
 
 _SIGNS: Final = """
 alpha α  beta β  gamma γ  delta δ  epsilon ε  varepsilon ε  zeta ζ  eta η  theta θ  vartheta ϑ  iota ι  kappa κ  lambda λ
@@ -151,6 +153,7 @@ def _words(text: str) -> str:
         text = _LOOSE_SCRIPT.sub(_script, text)
         if text == before:
             break
+    text = _LOOSE_NUMBER.sub(lambda m: m[1].translate(_SUPER) if m[1] else m[2].translate(_SUB), text)
     text = _ODD_DOLLAR.sub("", text)
     text = _QUOTED.sub(r"“\1”", _TIE.sub(" ", _ESCAPE.sub(r"\1", text)))
     for dashes, sign in _DASHES:

@@ -1,7 +1,8 @@
 """The mail sink, broken on purpose in one way: `python -m tests.fault.broken_sink WAY [WHAT...]`. The checker must see each.
 
 early    an offset counts as finished as soon as its record is read: it is committed before the outcome
-claimed  an offset counts as finished as soon as its delivery is claimed: it is committed before the outcome
+claimed  an offset counts as finished as soon as its delivery is claimed: it is committed before the outcome; when WHAT is
+         given, a call ends only when that file exists
 claim    nothing is claimed in the ledger: everything is called at once
 new-id   what has no answer is sent again under a new id
 twice    what has no answer is sent again under its own id, without being recorded as unknown
@@ -45,15 +46,21 @@ def early() -> None:
     Offsets.begin = finished  # type: ignore[method-assign]
 
 
-def claimed() -> None:
-    take = Calls.claimed
+def claimed(file: Path | None) -> None:
+    take, call = Calls.claimed, Ses.call
 
     def finished(self: Calls, delivery: Delivery) -> None:
         take(self, delivery)
         if delivery.position is not None:
             self._flight.offsets.finish(delivery.position)
 
-    Calls.claimed = finished  # type: ignore[method-assign]
+    async def waiting(self: Ses, group: Sequence[Prepared]) -> list[Outcome]:
+        outcomes = list(await call(self, group))
+        while file is not None and not file.exists():
+            await asyncio.sleep(0.01)
+        return outcomes
+
+    Calls.claimed, Ses.call = finished, waiting  # type: ignore[method-assign, assignment]
 
 
 def order(first: str, second: str) -> None:
@@ -127,7 +134,7 @@ def _renamed(provider: Ses, prepared: Prepared) -> Prepared:
 
 WAYS: dict[str, Callable[[], None]] = {
     "early": early,
-    "claimed": claimed,
+    "claimed": lambda: claimed(Path(sys.argv[2]) if len(sys.argv) > 2 else None),
     "order": lambda: order(sys.argv[2], sys.argv[3]),
     "late": lambda: late(Path(sys.argv[2])),
     "deaf": lambda: deaf(sys.argv[2]),

@@ -92,6 +92,9 @@ def test_publishes_what_is_new_and_refuses_other_content(world: World, read_mode
     """Same content is unchanged, other content names its field, a higher revision is published, a lower one refused."""
     first = publication()
     assert world.run("publish", "-", given=lines(first)).rows == [{"published": 1, "unchanged": 0}]
+    assert world.run("publish", "-", given=lines(first)).rows == [
+        {"published": 0, "unchanged": 1}
+    ]  # before the read model has it
     (event,) = world.events(world.topics.publications, first["publication_id"])
     project(read_model, event)
     assert world.run("publish", "-", given=lines(first, publication())).rows == [{"published": 1, "unchanged": 1}]
@@ -237,6 +240,27 @@ def test_defines_newsletters_by_revision(world: World) -> None:
     assert [event.value["revision"] for event in world.events(world.topics.newsletters, "weekly")] == [1, 2, 3]
 
 
+def test_all_that_is_wrong_with_definitions_is_named_at_once(world: World) -> None:
+    """Every field of every line, templates too; nothing is defined."""
+    wrong = {
+        "newsletter_id": "faulty",
+        "days": [8],
+        "subjet": "x",
+        "from_address": "nobody",
+        "template": "none",
+        "max_items": "5",
+    }
+    fine = {"newsletter_id": "fine", "name": "F", "from_address": "f@example.org", "postal_address": "1 Street"}
+    answer = world.run("newsletter", "define", "-", given=lines(wrong, fine, {**fine, "postal_address": ""}))
+    assert answer.code == 2
+    said = answer.error.splitlines()
+    assert said[0] == "error: 8 things are wrong, and nothing was written:"
+    fields = ("subjet", "name", "max_items", "postal_address", "days", "from_address", "template")
+    assert {line.partition("line 1: ")[2].partition(":")[0] for line in said[1:8]} == set(fields)
+    assert said[8].strip().startswith("standard input, line 3: postal_address: ")
+    assert world.events(world.topics.newsletters, "faulty") == world.events(world.topics.newsletters, "fine") == []
+
+
 def test_shows_when_issues_come_and_refuses_a_schedule_that_never_does(world: World) -> None:
     """The cadence in words, the next slots of a zone; what no day is on, and a zone that there is not, are refused."""
     base = {"newsletter_id": "monthly", "name": "M", "from_address": "w@example.org", "postal_address": "1 Street"}
@@ -269,6 +293,31 @@ def test_stops_and_resumes(world: World) -> None:
     assert world.run("resume", "all", "--reason", "x").code == 0
     assert "channel: 'fax'" in world.run("stop", "channel", "fax", "--reason", "x").error
     assert world.run("stop", "all", "slack", "--reason", "x").code == 2
+
+
+def test_a_resume_says_how_many_deliveries_go_on(world: World) -> None:
+    """By channel, and how many another stop holds still; a canary's are no matter of stops."""
+    insert = """insert into ledger.deliveries (day, delivery_id, channel, lane, source_id, source_kind, subscriber_id, state,
+                reason, attempt, next_attempt_at, not_after, claimed_at)
+                select current_date, gen_random_uuid(), %s, 'bulk', %s, 'newsletter', gen_random_uuid(), 'retry',
+                %s, 1, now(), now(), now() from generate_series(1, %s)"""
+    held = [("slack", "weekly@2026-11-22T09:00Z", "stopped", 2), ("slack", "other@2026-11-22T09:00Z", "stopped", 3)]
+    held += [("email", "weekly@2026-11-22T09:00Z", "stopped", 4), ("slack", "weekly@2026-11-22T09:00Z", "canary", 5)]
+    with psycopg.connect(world.settings.owner_database_url, dbname=world.settings.topic_prefix, autocommit=True) as connection:
+        connection.execute("select ledger.ensure_days(current_date, current_date + 1)")
+        connection.cursor().executemany(insert, held)
+        try:
+            for scope in (("channel", "slack"), ("all",)):
+                assert world.run("stop", *scope, "--reason", "x").code == 0
+            assert world.run("resume", "channel", "slack", "--reason", "x").rows[0] == {
+                "control_id": "channel/slack", "action": "resume", "goes_on": {}, "still_held": 5,
+            }  # fmt: skip
+            said = world.run("resume", "all", "--reason", "x", human=True).text
+            assert "9 held deliveries go on within seconds (email 4, slack 5). What comes" in said
+        finally:
+            connection.execute("delete from ledger.deliveries")
+    assert world.run("stop", "channel", "email", "--reason", "x").code == 0
+    assert "It held nothing so far." in world.run("resume", "channel", "email", "--reason", "x", human=True).text
 
 
 def test_stops_a_source_that_exists_and_lists_what_is_stopped(world: World) -> None:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.stack
 @pytest.fixture(scope="module")
 def world(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world_of(stack, tmp_path_factory.mktemp("cli")) as made:
+        made.define_newsletter()
         yield made
 
 
@@ -65,22 +66,37 @@ def test_subscribes_by_options_and_finds_by_address(world: World) -> None:
 
 def test_says_what_a_registration_came_to(world: World) -> None:
     """The zone and the newsletters that count, a newsletter that nobody defined, and that somebody known stays as they are."""
-    world.define_newsletter()
-    mail = ("--email", f"{uuid.uuid4().hex}@example.org")
+    mail = ("--email", f"{uuid.uuid4().hex}@example.org", "--allow-undefined")
     new = world.run("subscribe", *mail, "--time-zone", "Asia/Tokyo", "--newsletters", "daily,dialy").rows[0]
     assert (new["time_zone"], new["newsletters"], new["channels"]) == ("Asia/Tokyo", ["daily", "dialy"], ["email"])
     assert new["unknown_newsletters"] == ["dialy"]
     known = world.run("subscribe", *mail, "--time-zone", "Europe/London", human=True).text
     assert "left unchanged" in known
     assert "newswire prefer" in known
-    assert (
-        "There is no newsletter 'dialy'" in world.run("prefer", new["subscriber_id"], "--newsletters", "dialy", human=True).text
-    )
+    meant = ("prefer", new["subscriber_id"], "--newsletters", "dialy", "--allow-undefined")
+    assert "There is no newsletter 'dialy'" in world.run(*meant, human=True).text
     assert "unknown_newsletters" not in world.run("prefer", new["subscriber_id"], "--newsletters", "daily").rows[0]
     left = world.run("unsubscribe", new["subscriber_id"], "--newsletter", "dialy").rows[0]
     assert left["unknown_newsletters"] == ["dialy"]
-    one = person(newsletters=["dialy"])
-    assert world.run("subscribe", "--file", "-", given=lines(one)).rows[0]["unknown_newsletters"] == ["dialy"]
+
+
+def test_a_newsletter_that_is_not_defined_is_refused(world: World) -> None:
+    """By option and in a file, with those that there are, unless it is said to be meant; nothing is written."""
+    one = person(subscriber_id=str(uuid.uuid4()))
+    assert world.run("subscribe", "--file", "-", given=lines(one)).code == 0
+    before = of(world, one["subscriber_id"])
+    stranger = person(subscriber_id=str(uuid.uuid4()), newsletters=["dialy", "daily"])
+    for words, given in (
+        (("prefer", one["subscriber_id"], "--newsletters", "dialy"), None),
+        (("subscribe", "--email", f"{uuid.uuid4().hex}@example.org", "--newsletters", "dialy"), None),
+        (("subscribe", "--file", "-"), lines(person(), stranger)),
+    ):
+        refused = world.run(*words, given=given)
+        assert (refused.code, "there is no newsletter 'dialy'. Known: daily." in refused.error) == (2, True), refused.error
+    assert of(world, one["subscriber_id"]) == before
+    assert of(world, stranger["subscriber_id"]) == []
+    taken = world.run("subscribe", "--file", "-", "--allow-undefined", given=lines(stranger))
+    assert taken.rows[0]["unknown_newsletters"] == ["dialy"]
 
 
 def test_says_that_a_group_without_members_is_assigned_by_hand(world: World) -> None:
@@ -103,7 +119,6 @@ def test_imports_in_bulk_once(world: World) -> None:
     """A second import of the same file registers nobody; ids are those given, else by address; two batches work."""
     people = [person(**({"subscriber_id": str(uuid.uuid4())} if number % 2 else {})) for number in range(BATCH + 50)]
     text = lines(*people)
-    world.define_newsletter()
     assert world.run("subscribe", "--file", "-", given=text).rows == [{"registered": BATCH + 50, "known": 0}]
     assert world.run("subscribe", "--file", "-", given=text).rows == [{"registered": 0, "known": BATCH + 50}]
     registered = [e.key for e in world.events(world.topics.subscribers) if e.name == "SubscriberRegistered"]
@@ -141,11 +156,14 @@ def test_an_import_that_broke_off_goes_on(world: World) -> None:
 
 
 def test_names_the_line_of_a_subscriber(world: World) -> None:
-    """Nothing of the file is written, and the address is not repeated."""
+    """Of every line that is wrong; nothing of the file is written, and the address is not repeated."""
     good = person(subscriber_id=str(uuid.uuid4()))
-    answer = world.run("subscribe", "--file", "-", given=lines(good, person(channels={"email": "not.an.address"})))
+    wrong = [person(channels={"email": "not.an.address"}), person(time_zone="Mars/Olympus")]
+    answer = world.run("subscribe", "--file", "-", given=lines(good, *wrong))
     assert answer.code == 2
+    assert "2 things are wrong, and nothing was written:" in answer.error
     assert "line 2: channels.email" in answer.error
+    assert "line 3: time_zone" in answer.error
     assert "not.an.address" not in answer.error
     assert of(world, good["subscriber_id"]) == []
 

@@ -142,8 +142,10 @@ def test_a_subscriber_sees_what_they_were_given(world: World, reader: str) -> No
     refused = world.run("preview", "given", "--subscriber", reader, "--channel", "slack")
     assert (refused.code, "no verified address on slack; they have email" in refused.error) == (2, True)
     shown = world.run("preview", "given", "--subscriber", reader).rows[0]
-    assert shown["shows"] == "the issue of 2026-01-05T09:00 that they were given"
+    assert shown["shows"] == "the issue of 2026-01-05T09:00 that they were given, as variant short"
     assert shown["subject"] == "In short"
+    unsaid = world.run("preview", "given").rows[0]["shows"]
+    assert unsaid.endswith("reasons, as none of its variants: --variant shows one of control, short")
     assert shown["template"].startswith("digest@")
     for words in (TITLES[0], "Because you read “Another paper”", "Monday, January 5, 2026", "One pick for you"):
         assert words in shown["text"]
@@ -183,11 +185,14 @@ def test_says_what_of_preferences_will_come_to_nothing(world: World) -> None:
     assert "topic 'physiks'" in world.run("newsletter", "define", "-", given=document, human=True).text
     words = ("--newsletters", "mondays", "--topics", "hep-ph,cs.LGG", "--days", "tue")
     made = world.run("subscribe", "--email", f"{uuid.uuid4().hex}@example.org", *words).rows[0]
-    assert (made["unknown_topics"], made["never_due"]) == (["cs.LGG"], ["mondays"])
+    assert (made["unknown_topics"], made["never_due"]) == ({"cs.LGG": ["cs.LG"]}, ["mondays"])
     one = made["subscriber_id"]
     changed = world.run("prefer", one, "--days", "mon-wed", "--newsletter-time", "usual").rows[0]
     assert (changed["changed"], changed["newsletter_time"]) == (["days", "newsletter_time"], "usual")
     assert "never_due" not in changed
+    far = world.run("prefer", one, "--topics", "hep-phh,beekeeping", human=True).text
+    assert "has the topic 'hep-phh' (the nearest known: hep-ph)" in far
+    assert "has the topic 'beekeeping'; it counts from the first one on" in far
     assert "mondays: Wants issues when they usually read: 0 times" in changed["usual_hour"][0]
     said = world.run("prefer", one, "--days", "sat", "--newsletter-time", "07:30", human=True).text
     assert "newsletter_time  07:30" in said

@@ -76,7 +76,7 @@ def test_a_model_is_fitted_judged_used_refused_and_rolled_back(world: World, rea
     source_id, models = decided_with(world, 40)
     assert models == {first["model"]}
     decision = world.decisions(source_id)[0].value
-    assert (decision["policy"], decision["candidate_set"].split("-")[0]) == ("blend-2", str(ITEMS))
+    assert (decision["policy"], decision["candidate_set"].split("-")[0]) == ("blend-3", str(ITEMS))
     items = [item for entry in decision["chosen"] for item in entry["items"]]
     assert {item["propensity"] < 1 for item in items} == {True, False}
     assert any(name.startswith("read:Title") for name in decision["reasons"])

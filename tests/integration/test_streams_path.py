@@ -131,6 +131,20 @@ def test_quality_decides_what_is_approved_and_raised(world):
     assert any(b"title" in headers["dlq.detail"] for headers in refused)
 
 
+def test_a_revision_says_when_the_first_one_was_approved(world):
+    """To every shard, so that none takes an old publication for a new one."""
+    one = world.publish()
+    world.settled("approval")
+    world.publish(one, revision=2, title="Second")
+    world.settled("approval", "audience")
+    approved = [event.value for event in world.events(world.topics.publications) if event.name == "PublicationApproved"]
+    first, second = (value for value in approved if value["publication_id"] == one)
+    assert (first["first_approved_at"], second["first_approved_at"]) == (None, first["approved_at"])
+    copies = [event.value for event in world.events(world.topics.audience_newsletters) if event.name == "ContentAvailable"]
+    told = [value["first_approved_at"] for value in copies if (value["publication_id"], value["revision"]) == (one, 2)]
+    assert told == [first["approved_at"]] * SHARDS
+
+
 def test_nothing_is_approved_while_the_scorer_is_down(world):
     """The partition waits; the score of the same content is used when there is one."""
     known = world.publish(title="Known title")
@@ -331,6 +345,8 @@ def test_why_explains_from_the_log(world):
     assert '"verdict":"chosen"' in answer.stdout, answer.stderr
     assert "not subscribed" in world.command("why", source_id, stranger).stdout
     assert world.command("why", "nothing@2026-11-22T09:00Z", stranger).returncode == 2
+    unknown = world.command("why", source_id, people(1)[0])
+    assert (unknown.returncode, "nobody was ever registered" in unknown.stderr) == (2, True)
 
 
 def test_a_broken_subscriber_event_goes_to_the_dead_letters(world):

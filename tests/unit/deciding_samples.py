@@ -17,6 +17,7 @@ class Sample:
 
     name: str
     value: dict[str, Any] = field(default_factory=dict)
+    timestamp_ms: int = 0
 
 
 def person(number: int) -> str:

@@ -12,6 +12,8 @@ from core.experiments import variants_of
 from core.newsletter_state import NewsletterState
 from core.subscribers import subscriber_key
 from core.verdicts import Place
+from edge.campaigns import show
+from runtime.output import Output
 from tests.unit.deciding_samples import (
     NOW,
     RULES,
@@ -200,3 +202,15 @@ def test_the_hour_of_a_variant_is_the_hour_of_its_subscribers() -> None:
     assert [entry["subscriber"] for entry in at[10]["chosen"]] == [subscriber_key(person(1))]
     assert sum(len(value["chosen"]) for value in at.values()) == 60
     assert np.sum([value["population"] for value in at.values()]) == 180
+
+
+def test_a_dry_run_says_in_words_that_no_model_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    """For people; a program is given null, and both the version of one that is."""
+    show(Output(), slot(), DryRun())
+    assert (
+        "model             none is in use: ranked by topics, by content and by what each one has read" in capsys.readouterr().out
+    )
+    show(Output(json_mode=True), slot(), DryRun())
+    assert '"model":null' in capsys.readouterr().out
+    show(Output(), slot() | {"model_version": "20261122-1"}, DryRun())
+    assert "model             20261122-1\n" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 
 from core.errors import EventRefused, InputError
+from edge.newsletters import NEWSLETTER_DEFAULTS
 from edge.publishing import publish
 from runtime.directory import read_address, read_profile, registration_drafts
-from runtime.documents import event_value, read_documents
+from runtime.documents import event_value, read_documents, read_value
 
 ROOT = Path(__file__).parents[2]
 AT = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
@@ -191,6 +193,16 @@ def test_a_webhooks_secret_is_checked_as_the_sink_reads_it() -> None:
                     {"secret": good, "previous_secret": 5}):  # fmt: skip
         with pytest.raises(InputError, match="whsec_"):
             read_address("webhook", {"url": url, **secrets})
+
+
+def test_the_sample_newsletter_is_one_and_the_page_shows_it() -> None:
+    """Nothing is wrong with the definition in the README, which is the file that its next command defines."""
+    (shown,) = re.findall(r"^```json\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert shown == (ROOT / "deploy/samples/newsletter.json").read_text()
+    defaults = {**NEWSLETTER_DEFAULTS, "from_name": "x", "revision": 1, "defined_at": AT}
+    value, faults = read_value("NewsletterDefined", {**defaults, **json.loads(shown)})
+    assert faults == []
+    assert value["topic_share"] == 0.4
 
 
 def test_the_sample_publication_is_one() -> None:

@@ -67,18 +67,19 @@ def test_help_has_a_sentence_an_example_and_words_for_each_option(path: tuple[st
         assert isinstance(option, click.Argument) or option.help, option.name  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("page", ["README.md", "deploy/RUNBOOK.md"])
-def test_every_line_of_a_page_can_be_copied(page: str) -> None:
+@pytest.mark.parametrize(("page", "least"), [("README.md", 15), ("deploy/RUNBOOK.md", 2)])
+def test_every_line_of_a_page_can_be_copied(page: str, least: int) -> None:
     """The command is there with all that it needs; and all of them are written with the path that works."""
     text = (ROOT / page).read_text()
-    fenced = re.compile(r"^```\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    fenced = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
     blocks = [*fenced.findall(text), *re.findall(r"^    .*$", text, re.MULTILINE)]
     lines = [line.strip() for block in blocks for line in block.splitlines()]
     assert not [line for line in lines if line.startswith("newswire ")]
     named = [" ".join(one.split()) for one in re.findall(r"`(bin/newswire [a-z-][^`]+)`", fenced.sub("", text))]
     assert not [one for one in re.findall(r"`newswire ([a-z-]+)", text) if one in {path[0] for path in LEAVES}]
     mine = [line for line in lines if line.startswith("bin/newswire")]
-    assert mine or named
+    assert len(mine) >= least
+    assert named
     for line in mine + [one for one in named if tuple(words_of(one)) not in LEAVES and "--help" not in one]:
         parsed(words_of(line))
 

@@ -1,5 +1,7 @@
 """Tests of admission: contracts, duplicates and the gate."""
 
+from datetime import timedelta
+
 import pytest
 
 from core.approval import CONTENT_FIELDS, Publications, content_sha256, gate
@@ -124,8 +126,18 @@ def test_own_events_say_what_was_done():
     )
     known.apply(Sample("PublicationScored", identity | {"quality": 0.1, "scorer": "t", "scored_at": NOW}), 2)
     assert (revision.quality, revision.settled) == (0.9, False)
-    known.apply(Sample("PublicationApproved", identity), 3)
+    known.apply(Sample("PublicationApproved", identity | {"approved_at": NOW}), 3)
     assert revision.settled
+
+
+def test_the_time_of_the_first_approval_is_kept():
+    """Whatever revisions follow."""
+    known = Publications()
+    for number in (1, 2):
+        submit(known, number, revision=number, title=f"Title {number}")
+        at = NOW + timedelta(days=number)
+        known.apply(Sample("PublicationApproved", {"publication_id": publication(1), "revision": number, "approved_at": at}), 9)
+    assert known.known[publication(1)].first_approved_at == NOW + timedelta(days=1)
 
 
 def test_gates_are_strict():

@@ -104,6 +104,33 @@ def test_what_was_drawn_never_has_a_propensity_of_0():
     assert found.propensity[0, 9] == 1e-6
 
 
+def test_at_most_so_much_of_an_issue_is_general(sample):
+    """As many as concern the reader, and GENERAL_SHARE: the best of them; nothing where all is; the last slot may draw any."""
+    ranked, strongest = sample
+    general = np.random.default_rng(1).random(ranked.candidate.shape) < 0.7
+    general[1, 2:], general[2], general[3], general[4] = True, True, False, True
+    general[1, :2] = general[4, 150] = False
+    plain = choose(ranked, strongest, 10, 0.4, 0.0, np.zeros(80), general=general)
+    for row in range(80):
+        beside = [place for place in range(POOL) if general[row, place] and ranked.candidate[row, place] >= 0]
+        concerning = [place for place in range(POOL) if not general[row, place] and ranked.candidate[row, place] >= 0]
+        able = sorted(concerning + beside[: min(3, len(concerning))])
+        one = Ranked(ranked.candidate[row : row + 1, able], ranked.score[row : row + 1, able])
+        wanted = greedily(one, strongest, 0, 10, [4] * TOPICS)
+        assert plain.candidate[row].tolist() == wanted + [-1] * (10 - len(wanted))
+    assert [int((plain.candidate[row] >= 0).sum()) for row in (1, 2, 3, 4)] == [4, 0, 10, 2]
+    found = choose(ranked, strongest, 10, 0.4, 0.1, np.full(80, 0.5), general=general)
+    drawn = found.propensity < 1
+    assert [int((found.candidate[row] >= 0).sum()) for row in (1, 2, 3, 4)] == [5, 0, 10, 3]
+    for row in range(80):
+        count = int((found.candidate[row] >= 0).sum())
+        assert (found.candidate[row, :count] >= 0).all()
+        assert len(set(found.candidate[row, :count].tolist())) == count
+        assert not drawn[row, : count - 1].any()
+    assert drawn[1, 4]
+    assert found.candidate[1, :4].tolist() == plain.candidate[1, :4].tolist()
+
+
 def test_nothing_to_choose_from():
     """No candidates, or nobody."""
     empty = np.zeros((4, 0), dtype=np.int64)

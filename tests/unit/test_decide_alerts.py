@@ -7,6 +7,7 @@ import pytest
 from core.alert_state import AlertState, alert_not_after
 from core.deciding import decide_alert
 from core.explain import explain_alert
+from core.folding import AHEAD_MS, to_ms
 from core.subscribers import subscriber_key
 from core.verdicts import Place
 from tests.unit.deciding_samples import (
@@ -223,9 +224,17 @@ def test_explains_who_was_not_concerned():
 def test_not_after_of_an_alert():
     """Its expiry, a day by default, never more than five."""
     raised = datetime(2026, 11, 22, tzinfo=UTC)
-    assert alert_not_after(raised, None) == raised + timedelta(days=1)
-    assert alert_not_after(raised, raised + timedelta(hours=1)) == raised + timedelta(hours=1)
-    assert alert_not_after(raised, raised + timedelta(days=30)) == raised + timedelta(days=5)
+
+    def not_after(expires_at=None, timestamp_ms=0):
+        return alert_not_after(Sample("AlertRaised", {"raised_at": raised, "expires_at": expires_at}, timestamp_ms))
+
+    assert not_after() == raised + timedelta(days=1)
+    assert not_after(raised + timedelta(hours=1)) == raised + timedelta(hours=1)
+    assert not_after(raised + timedelta(days=30)) == raised + timedelta(days=5)
+    had = raised - timedelta(days=400)
+    believed = had + timedelta(milliseconds=AHEAD_MS)
+    assert not_after(None, to_ms(had)) == believed + timedelta(days=1), "its clock is ahead"
+    assert not_after(raised + timedelta(hours=1), to_ms(had)) == believed + timedelta(hours=1)
 
 
 def test_registered_without_preferences_gets_no_alert():

@@ -113,7 +113,7 @@ def test_who_is_outside_the_audience_is_not_concerned(rules):
     value = decide(state, slot(**rules))
     assert (value["not_concerned"], value["gated"], value["chosen"]) == (1, [], [])
     assert explain_newsletter(state, slot(**rules), ANNA, NOW).verdict == "not_concerned"
-    matching = fold(state, preferred(ANNA, topics=topics("art"), tags=["staff"], language="de", local_minute=540))
+    matching = fold(state, preferred(ANNA, topics=topics("art", "physics"), tags=["staff"], language="de", local_minute=540))
     assert bool(decide(matching, slot(**rules))["chosen"]) == ("days" not in rules)
 
 
@@ -185,6 +185,15 @@ def test_nothing_is_given_twice():
     state = fold(NewsletterState(), reader(ANNA), [available(number) for number in range(15)])
     first = remember(state, decide(state))
     second = decide(state, slot(NOW + timedelta(days=1)))
+    assert len(items(first)) == 10
+    assert sorted(items(first) + items(second)) == sorted(publication(number) for number in range(15))
+
+
+def test_what_one_newsletter_gave_no_other_one_gives_again():
+    """A subscriber of two newsletters over the same content, due at the same minute, gets each publication once."""
+    state = fold(NewsletterState(), reader(ANNA, newsletters=["daily", "digest"]), [available(number) for number in range(15)])
+    first = remember(state, decide(state))
+    second = decide(state, slot(newsletter_id="digest"))
     assert len(items(first)) == 10
     assert sorted(items(first) + items(second)) == sorted(publication(number) for number in range(15))
 

@@ -158,7 +158,7 @@ def test_policies():
     ]
     state = fold(NewsletterState(), reader(ANNA), content, clicked(ANNA, 11))
     blend, by_topics, recent = (decide(state, ranking=name) for name in ("blend", "topics", "recent"))
-    assert [value["policy"] for value in (blend, by_topics, recent)] == ["blend-2", "topics-2", "recent-2"]
+    assert [value["policy"] for value in (blend, by_topics, recent)] == ["blend-3", "topics-3", "recent-2"]
     assert issue(blend)[0] in (1, 3, 5)
     assert issue(by_topics)[:6] == [0, 1, 2, 3, 4, 5]
     assert issue(recent)[-1] == 8

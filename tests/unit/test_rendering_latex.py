@@ -1,5 +1,7 @@
 """Simple LaTeX of titles and summaries is shown as plain text, and everything else stays as it was written."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,8 +38,9 @@ tex = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
         (r"order \cal{O}(\alpha_{s}^2), $\cal{O}$, {\em{stable}}, \[ a_i \in B \], \(x\)", "order O(αₛ²), O, stable, aᵢ ∈ B, x"),
         (
             r"without dollars: \mu_0, rho^{1/2}, 0.85 deg^2, 10^-4 fm^2. M_{CDM}, \bar\theta, C^* O(x_{s}^2)$ in",
-            "without dollars: μ_0, rho^(1/2), 0.85 deg², 10⁻⁴ fm². M_CDM, θ̄, C* O(xₛ²) in",
+            "without dollars: μ₀, rho^(1/2), 0.85 deg², 10⁻⁴ fm². M_CDM, θ̄, C* O(xₛ²) in",
         ),
+        ("4.39 x 10^(-22) s^(-1)m^(-1), B_0 ~ 30 T, T_1, T_2/2", "4.39 x 10⁻²² s⁻¹m⁻¹, B₀ ~ 30 T, T₁, T₂/2"),
         ("Lattice--Boltzmann -- ``new'' and 'old' --- D --> K", "Lattice–Boltzmann – “new” and 'old' — D → K"),
         (r"\ifmmode \sim\else$\sim$\fi 5, see \cite{Reeb} and Fig.~2, {C}hicago", "∼5, see [Reeb] and Fig. 2, Chicago"),
     ],
@@ -52,7 +55,8 @@ def test_shows_what_has_a_plain_form(written: str, shown: str) -> None:
     [
         "costs $5 and $6", "from $5 million to US$ 7", "$5-$6", r"C:\new\temp", r"see \foo{y}", r"C:\pi\data",
         "newswire --output", "z~2.56", "user_{id}",
-        "^_^", "{{items}}", "a \\\\ b", "$", "$$", "\\", "{\\em open", "snake_case, x ^ 2 and {braces}",
+        "^_^", "{{items}}", "file_b_0", "C_60", "a_1(b), x_1=5 and v_1.2", "rho^(1/2), ^(-1)", "-a_1",
+        "a \\\\ b", "$", "$$", "\\", "{\\em open", "snake_case, x ^ 2 and {braces}",
     ],
 )  # fmt: skip
 def test_leaves_the_rest_alone(text: str) -> None:
@@ -71,6 +75,15 @@ def test_no_text_is_refused_or_grows(text: str) -> None:
     shown = readable(text)
     assert len(shown) <= len(text)
     assert units(shown) <= units(text)
+
+
+@given(st.text(alphabet=st.sampled_from("aZ_09^() .,;=/-é")).map(lambda text: text.replace("--", "-")))
+def test_numbers_below_and_above_are_all_that_changes(text: str) -> None:
+    """Of text without a backslash, a dollar sign or a brace: what is no such number stays, in its order."""
+    shown = readable(text)
+    assert "".join(re.findall(r"[a-zA-Zé .,;=/]", shown)) == "".join(re.findall(r"[a-zA-Zé .,;=/]", text))
+    digits = str.maketrans("₀₁₂₃₄₅₆₇₈₉⁰¹²³⁴⁵⁶⁷⁸⁹", "01234567890123456789")
+    assert re.findall(r"\d", shown.translate(digits)) == re.findall(r"\d", text)
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="\\$`^_~-{")))

@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import InputError
 from runtime.options import parse_slot
-from streams.ticker import due_minutes
+from streams.ticker import due_minutes, newest_minute
 
 NOW = datetime(2026, 11, 22, 9, 0, 30, tzinfo=UTC)
 MINUTE = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
@@ -22,6 +22,14 @@ def test_continues_without_gap_or_repeat():
     assert due_minutes(MINUTE - timedelta(minutes=3), NOW) == [MINUTE - timedelta(minutes=back) for back in (2, 1, 0)]
     assert due_minutes(MINUTE, NOW) == []
     assert due_minutes(MINUTE + timedelta(minutes=5), NOW) == [], "a clock that was set back waits"
+
+
+def test_a_tick_far_ahead_does_not_silence_the_clock():
+    """It is no tick of the clock's, like those that were asked for; clocks that differ by minutes are believed."""
+    ticks = [{"minute": MINUTE + timedelta(minutes=ahead), "newsletter_id": None} for ahead in (-2, 5, 60 * 24 * 365)]
+    ticks.append({"minute": MINUTE + timedelta(minutes=6), "newsletter_id": "daily"})
+    assert newest_minute(ticks, NOW) == MINUTE + timedelta(minutes=5)
+    assert newest_minute(ticks[2:], NOW) is None
 
 
 def test_a_longer_gap_is_filled_for_as_long_as_an_issue_may_be_late():

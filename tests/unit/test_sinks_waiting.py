@@ -16,7 +16,8 @@ def row(state: str, reason: str | None = None, **fields: Any) -> dict[str, Any]:
     """A row of the ledger as `read_rows` returns it."""
     return {
         "delivery_id": "20261122-x", "state": state, "reason": reason, "channel": "slack", "source_id": "daily@2026-11-22T09:00Z",
-        "lease_until": LATER, "next_attempt_at": LATER, "check_at": None, "held": False, "history": None, **fields,
+        "source_kind": "newsletter", "lease_until": LATER, "next_attempt_at": LATER, "outcome_at": AT, "check_at": None,
+        "held": False, "history": None, **fields,
     }  # fmt: skip
 
 
@@ -78,8 +79,14 @@ def test_what_is_due_waits_for_its_sink() -> None:
 
 def test_what_is_unknown_is_looked_into_or_held() -> None:
     """By its sink, or until a person decides."""
-    assert waits_for(row("unknown"), Around(AT))[0].endswith("its sink looks into it now.")
-    assert waits_for(row("unknown", check_at=LATER), Around(AT))[0].endswith("at 2026-11-22 10:00:00.000Z.")
+    (said,) = waits_for(row("unknown", channel="email"), Around(AT, window_s=900.0))
+    assert "its sink looks now whether SES has told that it took it, and goes on until 2026-11-22 09:15:00.000Z." in said
+    assert "What is not known by then is held until a person decides, unless its on_unknown says otherwise." in said
+    (said,) = waits_for(row("unknown", check_at=LATER, source_kind="alert"), Around(AT, window_s=600.0))
+    assert "looks at 2026-11-22 10:00:00.000Z whether it is in the channel's history" in said
+    assert "is sent again, unless" in said
+    (said,) = waits_for(row("unknown", channel="webhook"), Around(AT))
+    assert said.endswith("its sink sends it again now, under the same id, which a receiver recognises.")
     assert "`newswire delivery retry --unknown --reason" in waits_for(row("unknown", held=True), Around(AT))[0]
 
 

@@ -5,6 +5,8 @@ import hashlib
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,18 @@ def files(
     addresses = {**environment.addresses(PORTS, {}, secret.superuser_password), **(own or {})}
     clients = environment.stack_env(addresses, PORTS, secret, "newswire")
     return clients, environment.process_env(layout, addresses, PORTS, secret, "newswire", environ or {})
+
+
+@pytest.mark.parametrize("target", ["status", "down", "psql"])
+def test_a_checkout_that_is_not_installed_yet_says_so(target: str, tmp_path: Path) -> None:
+    """In a sentence, also while `make` is installing in another window: the interpreter is there before its packages."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
+    makefile = Path(__file__).parents[2] / "Makefile"
+    words, environ = ["make", "-f", str(makefile), target], {"PATH": os.environ["PATH"]}
+    done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nothing is installed in .venv yet: run 'make install', or wait")
 
 
 def test_kafka_is_one_node_on_loopback_that_creates_no_topics_by_itself(layout: Layout) -> None:
