@@ -31,7 +31,7 @@ from sinks.flow import Flow
 from sinks.knowledge import Knowledge
 from sinks.last_look import Look
 from sinks.ledger import Ledger
-from sinks.provider import Message, Prepared, Provider, alike_together, allowed
+from sinks.provider import Message, Prepared, Provider, allowed
 from sinks.settle import RELEASED, Settlement, gather, persist
 
 COMPOSE_BATCH: Final = 200
@@ -82,7 +82,7 @@ class Calls:
         while True:
             deliveries = self._not_held(await self._when_informed(await gather(self._claimed, COMPOSE_BATCH)))
             messages = await persist("compose", partial(self._composer.compose, deliveries))
-            for group in grouped(self._provider, alike_together(self._deliverable(deliveries, messages))):
+            for group in grouped(self._provider, self._deliverable(deliveries, messages)):
                 prepared = [p for message in group if (p := self._render(message)) is not None]
                 if prepared:
                     await self._groups.put(prepared)

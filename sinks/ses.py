@@ -1,9 +1,9 @@
 """Email through Amazon SES v2: SendBulkEmail, up to 50 messages a call.
 
 Consumes messages of one layout (newsletter, its wording, language) a call; the layout goes once, in TemplateContent, and
-an entry carries only what differs (sinks/ses_entries.py). Produces an outcome for each entry: HTTP 200 is no success, every
-entry's Status is. Guarantee: one request a call, because the client's own retries are off. SES has no idempotency token: a
-lost answer is unknown, and is resolved by the tag `delivery_id` when the SEND event comes.
+an entry carries only what differs. Produces an outcome for each entry: HTTP 200 is no success, every entry's Status is.
+Guarantee: one request a call, because the client's own retries are off. SES has no idempotency token: a lost answer is
+unknown, and is resolved by the tag `delivery_id` when the SEND event comes.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ import orjson
 from core.errors import RenderingFailed, Unavailable
 from core.outcomes import Dead, Outcome, Refusal, Retry, Sent, Unknown, told
 from core.rendering.catalogue import ALERT
-from core.rendering.email import EmailLayout, Shown, alert_entry, alert_layout, newsletter_layout, newsletter_parts
+from core.rendering.email import EmailLayout, alert_entry, alert_layout, newsletter_layout, newsletter_parts
 from core.rendering.fragments import REASONED, FragmentCache
-from core.rendering.model import AlertMessage, Issue, Retraction
+from core.rendering.model import Issue, Retraction
 from core.rendering.text import header_value
 from runtime.settings import Settings
 from sinks.answers import SES_CALL, SES_ENTRY, meaning
@@ -45,8 +45,9 @@ from sinks.provider import (
     transport_outcome,
     unreadable,
 )
-from sinks.ses_entries import Entry, forms_of, quoted, quoted_object
 
+MAX_TEMPLATE_DATA: Final = 262_144
+"""Characters of an entry's data (API reference of SendBulkEmail)."""
 MAX_HEADER_VALUE: Final = 995
 """Characters of a header's value."""
 BAD_REQUEST: Final = "bad_request"
@@ -147,12 +148,15 @@ class Ses:
         content = message.content
         try:
             _layout(message)  # remembered: one that fails is no call
-            data, items = self._parts(content)
+            data = self._newsletter_data(content) if isinstance(content, Issue) else _data(alert_entry(content))
         except RenderingFailed as error:
             return Dead("rendering", str(error))
+        if _characters(data) > MAX_TEMPLATE_DATA or len(content.unsubscribe_url) > MAX_HEADER_VALUE - 2:
+            return Dead("too_large")
         delivery = message.delivery
-        fields = {
+        return {
             "Destination": {"ToAddresses": [address]},
+            "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": orjson.Fragment(data)}},
             "ReplacementHeaders": [
                 {"Name": "List-Unsubscribe", "Value": f"<{content.unsubscribe_url}>"},
                 {"Name": "List-Unsubscribe-Post", "Value": "List-Unsubscribe=One-Click"},
@@ -165,23 +169,20 @@ class Ses:
                 template=content.template.id if isinstance(content, Issue) else ALERT.id,
             ),
         }
-        fits = len(content.unsubscribe_url) <= MAX_HEADER_VALUE - 2
-        return (Entry.of(fields, data, items) if fits else None) or Dead("too_large")
 
-    def _parts(self, content: Issue | AlertMessage) -> tuple[bytes, Sequence[Shown[bytes]] | None]:
-        """Return what the data of an entry has beside its items, and these, which are quoted once for all messages."""
-        if not isinstance(content, Issue):
-            return quoted_object(alert_entry(content)), None
-        values, items = newsletter_parts(content, self._fragments, self._items, quoted)
-        return quoted_object(values), items
+    def _newsletter_data(self, issue: Issue) -> bytes:
+        """Return the data of an entry; the items, nearly all of it, are quoted once for all messages."""
+        values, html, text = newsletter_parts(issue, self._fragments, self._items, _quoted)
+        ends = (b',\\"items_html\\":\\"', *html, b'\\",\\"items_text\\":\\"', *text, b'\\"}"')
+        return _data(values)[: -len(b'}"')] + b"".join(ends)
 
     async def call(self, prepared: Sequence[Prepared]) -> list[Outcome]:
         """Send one SendBulkEmail."""
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
-        first, framed = prepared[0].message, min(one.body.framed for one in prepared)
-        layout, forms = _layout(first, framed), forms_of(first.content, framed)
+        first = prepared[0].message
+        layout = _layout(first)
         arguments: dict[str, Any] = {
             "FromEmailAddress": formataddr((header_value(first.sender.name), first.sender.address)),
             "DefaultContent": {
@@ -190,7 +191,7 @@ class Ses:
                     "TemplateData": "{}",
                 }
             },
-            "BulkEmailEntries": [one.body.whole(forms) for one in prepared],
+            "BulkEmailEntries": [p.body for p in prepared],
         }
         if first.sender.reply_to:
             arguments["ReplyToAddresses"] = [first.sender.reply_to]
@@ -275,10 +276,25 @@ def _put_body(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None
     params["body"] = context[_BODY]
 
 
-def _layout(message: Message, framed: int = 0) -> EmailLayout:
+def _data(values: Mapping[str, str]) -> bytes:
+    """Return what TemplateData holds, JSON text, as it stands in the call: once more quoted as a string."""
+    return orjson.dumps(orjson.dumps(values).decode())
+
+
+def _quoted(text: str) -> bytes:
+    """Return a part of a value as it stands in the call."""
+    return orjson.dumps(orjson.dumps(text)[1:-1].decode())[1:-1]
+
+
+def _characters(data: bytes) -> int:
+    """Return how many characters TemplateData has; where its bytes are few enough, their number, which is no less."""
+    return len(data) if len(data) <= MAX_TEMPLATE_DATA else len(orjson.loads(data))
+
+
+def _layout(message: Message) -> EmailLayout:
     content = message.content
     if isinstance(content, Issue):
-        return newsletter_layout(content, framed)
+        return newsletter_layout(content)
     return alert_layout(content.from_name, content.postal_address, content.language)
 
 

@@ -13,10 +13,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from markupsafe import Markup
 
 from core.checks import SUBJECT_VALUE
-from core.errors import RenderingFailed
 from core.rendering.catalogue import ALERT
 from core.rendering.fragments import REASONED, FragmentCache, FragmentKey
-from core.rendering.framing import Frame, mark
 from core.rendering.links import item_link
 from core.rendering.model import AlertMessage, Issue, ItemContent
 from core.rendering.phrases import Phrases, by_line, count_text, instant, issue_date, phrases_for, reason_text, short_date, told
@@ -58,10 +56,8 @@ _TOPICAL = ("topic:", "new:", "often:", "again:topic:", "again:new:", "again:oft
 _PADDING = Markup("&#847;&zwnj;&nbsp;" * 40)  # noqa: S704 - a constant
 """Keeps an inbox from filling the preview line with the first words of the body."""
 
-_VALUES: Final = ("title", "summary", "meta", "authors", "published", "topics", "language", "url", "reason")
-"""What a template makes an item of."""
-_URL, _REASON = mark("url"), mark("reason")
-"""Slots of a rendered item."""
+_URL, _REASON = "\x00url\x00", "\x00reason\x00"
+"""Slots of a rendered item; no text has a NUL, cleaning takes it out."""
 _SLOTS: Final = re.compile(f"({_URL}|{_REASON})")
 _ESCAPES: Final[Mapping[str, Callable[[str], str]]] = {
     "html": lambda text: Markup(html_text(text)),  # noqa: S704 - html_text escapes
@@ -106,51 +102,26 @@ class _Fragment(NamedTuple):
     text: _Cut
 
 
-class Shown(NamedTuple, Generic[T]):
+class _Shown(NamedTuple, Generic[T]):
     """An item as it stands in a message, in the form in which its channel takes it."""
 
     url: str
     html: T
     text: T
-    fields: tuple[T, ...] | None
-    """What of the HTML is the item's own: the values of its frame; None when it does not fit into it."""
 
 
-def newsletter_layout(issue: Issue, framed: int = 0) -> EmailLayout:
-    """Return the layout for all entries of a call that share newsletter, template and language; remembered, so cheap to ask.
-
-    framed: of how many first items the layout has the frames, before {{items_html}} for the others.
-    """
+def newsletter_layout(issue: Issue) -> EmailLayout:
+    """Return the layout for all entries of a call that share newsletter, template and language; remembered, so cheap to ask."""
     locale = phrases_for(issue.language).locale
-    return _newsletter_layout(issue.template, issue.newsletter_name, issue.from_name, issue.postal_address, locale, framed)
+    return _newsletter_layout(issue.template, issue.newsletter_name, issue.from_name, issue.postal_address, locale)
 
 
 @lru_cache(maxsize=256)
-def _newsletter_layout(
-    template: MailTemplate, name: str, from_name: str, postal_address: str, locale: str, framed: int
-) -> EmailLayout:
+def _newsletter_layout(template: MailTemplate, name: str, from_name: str, postal_address: str, locale: str) -> EmailLayout:
     phrases = phrases_for(locale)
     name = _bounded(name, NAME_LIMIT, NAME_BYTES)
     why = phrases.why_newsletter.format(name=name)
-    layout = _layout(template, phrases, name, why, phrases.unsubscribe_newsletter, from_name, postal_address)
-    frames = "".join(frame.placed(position) for position, frame in enumerate(newsletter_frames(template, locale, framed)))
-    return EmailLayout(layout.subject, layout.html.replace("{{items_html}}", f"{frames}{{{{items_html}}}}"), layout.text)
-
-
-def newsletter_frames(template: MailTemplate, language: str, count: int) -> list[Frame]:
-    """Return the frames of so many items that fit; none where the template has none."""
-    locale = phrases_for(language).locale
-    frames = (_frame(template, "item" if position else template.lead, locale) for position in range(count))
-    return [frame for frame in frames if frame is not None]
-
-
-@lru_cache(maxsize=256)
-def _frame(template: MailTemplate, look: str, locale: str) -> Frame | None:
-    """Return the frame of a template's items; None when there is none that a layout could hold."""
-    try:
-        return Frame.of(_block(template, "html", look, {name: mark(name) for name in _VALUES}, phrases_for(locale)))
-    except RenderingFailed:
-        return None
+    return _layout(template, phrases, name, why, phrases.unsubscribe_newsletter, from_name, postal_address)
 
 
 def _layout(
@@ -178,29 +149,31 @@ def _bounded(text: str, limit: int, limit_bytes: int) -> str:
 
 def newsletter_entry(issue: Issue, cache: FragmentCache | None = None) -> dict[str, str]:
     """Return the values of the layout's placeholders for one subscriber."""
-    values, items = newsletter_parts(issue, cache if cache is not None else FragmentCache(), FragmentCache(), str)
-    return {**values, "items_html": "".join(item.html for item in items), "items_text": "".join(item.text for item in items)}
+    values, html, text = newsletter_parts(issue, cache if cache is not None else FragmentCache(), FragmentCache(), str)
+    return {**values, "items_html": "".join(html), "items_text": "".join(text)}
 
 
 def newsletter_parts(
     issue: Issue, fragments: FragmentCache, shown: FragmentCache, form: Callable[[str], T]
-) -> tuple[dict[str, str], list[Shown[T]]]:
-    """Return the values of the layout's placeholders that are not the items', and the items in `form`.
+) -> tuple[dict[str, str], list[T], list[T]]:
+    """Return the values of the layout's placeholders but items_html and items_text, and the parts of these two in `form`.
 
     An item takes its form once for each reason: `shown` keeps it, and belongs to one form. Where its address is the
     message's own it is formed anew.
     """
     phrases = phrases_for(issue.language)
     template, locale, names = issue.template, phrases.locale, issue.topic_names
-    items: list[Shown[T]] = []
+    html: list[T] = []
+    text: list[T] = []
     reasons = told((item.reason for item in issue.items), names)
     for position, ((content, _), reason) in enumerate(zip(issue.items, reasons, strict=True)):
         look = "item" if position else template.lead
         key = (content.publication_id, content.revision, locale, template.id, look, reason)
-        item: Shown[T] = shown.get(key, partial(_shown, content, issue, look, phrases, reason, fragments, form))
+        item: _Shown[T] = shown.get(key, partial(_shown, content, issue, look, phrases, reason, fragments, form))
         if (url := item_link(item.url, issue.delivery_id, position)) != item.url:
             item = _shown(content, issue, look, phrases, reason, fragments, form, url)
-        items.append(item)
+        html.append(item.html)
+        text.append(item.text)
     count = count_text(len(issue.items), phrases)
     date = issue_date(issue.issue_group, locale)
     values = {
@@ -213,7 +186,7 @@ def newsletter_parts(
         "unsubscribe_url": html_text(issue.unsubscribe_url),
         "unsubscribe_text": plain_text(issue.unsubscribe_url),
     }
-    return values, items
+    return values, html, text
 
 
 def newsletter_email(issue: Issue, cache: FragmentCache | None = None) -> EmailLayout:
@@ -267,15 +240,13 @@ def _address(url: str) -> tuple[str, str]:
 def _shown(
     content: ItemContent, issue: Issue, look: str, phrases: Phrases, reason: str, fragments: FragmentCache,
     form: Callable[[str], T], url: str | None = None,
-) -> Shown[T]:  # fmt: skip
+) -> _Shown[T]:  # fmt: skip
     """Return an item filled in, with its publication's own address when no other is given."""
     fragment = _fragment(content, issue.template, look, phrases, issue.topic_names, fragments, reasoned=bool(reason))
     url_html, url_plain = _address(fragment.url if url is None else url)
     reason_html, reason_plain = _reason(reason, phrases.locale)
     html, text = fragment.html.filled(url_html, reason_html), fragment.text.filled(url_plain, reason_plain)
-    frame = _frame(issue.template, look, phrases.locale)
-    fields = None if frame is None else frame.fields(html)
-    return Shown(fragment.url, form(html), form(text), None if fields is None else tuple(map(form, fields)))
+    return _Shown(fragment.url, form(html), form(text))
 
 
 def _fragment(

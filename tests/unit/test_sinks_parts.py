@@ -268,7 +268,7 @@ def test_tags_of_ses_hold_only_what_ses_allows() -> None:
     """Letters, digits, _ and -, at most 256; the delivery id goes unchanged."""
     provider = PROVIDERS["email"](SANDBOX)
     one = prepared(provider, "a@example.org", newsletter_id="hep/ph: daily " + "x" * 300)
-    tags = {t["Name"]: t["Value"] for t in one.body.fields["ReplacementTags"]}
+    tags = {t["Name"]: t["Value"] for t in one.body["ReplacementTags"]}
     assert tags["delivery_id"] == one.message.delivery.delivery_id
     assert tags["newsletter_id"].startswith("hep_ph__daily_")
     assert all(len(v) <= 256 and v.replace("_", "a").replace("-", "a").isalnum() and v.isascii() for v in tags.values())
@@ -286,6 +286,6 @@ def test_the_data_of_a_mail_is_quoted_in_parts_and_reads_as_a_whole() -> None:
     ses = PROVIDERS["email"](provider_settings("http://127.0.0.1:9"))
     one = issue(content(1, title='A "quoted" \\ title\n', summary="ключ 🔑 </p>"), content(2))
     for _ in range(2):
-        body = orjson.loads(orjson.dumps(prepared(ses, "ada@example.org", one).body.whole(())))
+        body = orjson.loads(orjson.dumps(prepared(ses, "ada@example.org", one).body))
         data = body["ReplacementEmailContent"]["ReplacementTemplate"]["ReplacementTemplateData"]
         assert json.loads(data) == newsletter_entry(one)
