@@ -25,8 +25,8 @@ OWN_SHARE: Final = 0.8
 """Of an issue, at most of one topic because the reader cares for nothing else: never ten times the same."""
 
 GENERAL_SHARE: Final = 0.3
-"""Of an issue, at most of what does not concern a reader of whom it is known what does: a few of what is much read, or new in
-other topics, tell what else there is; more are filler, and a shorter issue is better."""
+"""Of an issue's full size, at most of what does not concern a reader of whom it is known what does: a few of what is much read,
+or new in other topics, tell what else there is; more are filler, and a shorter issue is better."""
 
 PROPENSITY_SCALE: Final = 1_000_000
 """Propensities are whole multiples of 1e-6, and never 0: whoever weighs by their inverse divides by them."""
@@ -95,7 +95,7 @@ def choose(
     Of candidates with the same number in twins (candidates; -1 for none, None when none has one) an issue has the best only.
     general (rows, width; None for none) says what does not concern the reader: at most `most_general` of k are, of the best, and
     an issue that would have nothing else is empty. What is drawn may be general too.
-    With exploration ε > 0 the last of k slots is drawn from (1-ε)·softmax(s/τ) + ε/|pool| over what is left of the POOL best;
+    With exploration ε > 0 the last of k > 1 slots is drawn from (1-ε)·softmax(s/τ) + ε/|pool| over what is left of the POOL best;
     drawn (rows) is a number in [0, 1) a row (`draws`).
     """
     rows, width = ranked.candidate.shape
@@ -103,7 +103,7 @@ def choose(
     if not rows or not k:
         none = np.zeros((rows, k), dtype=np.int64)
         return Chosen(none, none, np.ones((rows, k)))
-    explores, everyone = exploration > 0, np.arange(rows)
+    explores, everyone = exploration > 0 and asked > 1, np.arange(rows)
     left = ranked.candidate >= 0
     if twins is not None:
         left &= _first_of(left, twins[ranked.candidate])

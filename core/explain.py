@@ -112,7 +112,7 @@ def _shorter(issues: Issues, most: int) -> list[str]:
     if count == most:
         return []
     rest = "they had or read before, is nearly the same as one of these, or is about what they neither follow nor read"
-    return [f"Has {count} items and not {most}: what else there is, {rest}."]
+    return [f"Has {count} item{'' if count == 1 else 's'} and not {most}: what else there is, {rest}."]
 
 
 def _items(state: NewsletterState, issues: Issues, topic_names: Mapping[str, str]) -> list[str]:

@@ -98,6 +98,8 @@ class NewsletterState:
         if row is not None and self.table.column("erased")[row]:
             return
         if row is None or not self.table.column("registered")[row]:
+            if self._heard.get(key, self._heard_ms) < self._heard_ms - UNKNOWN_KEPT_MS:
+                self.histories.forget(key)  # as if there had been a snapshot in between
             self._heard[key] = max(self._heard.get(key, 0), event.timestamp_ms)
         elif 0 < event.timestamp_ms < self._since_ms(key):
             return

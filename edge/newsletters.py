@@ -82,10 +82,10 @@ def newsletter_define(output: Output, file: str) -> None:
             defined.append(one)
             faults += wrong
         refuse_all(faults)
-        for one in defined:
+        strange = [unknown_topics(log, one.event.value["audience_topics"]) for one in defined]  # before anything is written
+        for one, unknown in zip(defined, strange, strict=True):
             if one.changed:
                 log.write_one(one.event._replace(value={**one.event.value, "revision": one.revision}))
-            unknown = unknown_topics(log, one.event.value["audience_topics"])
             shown = {"changes": one.changes} if output.json_mode and one.changes else {}
             output.item({"newsletter_id": one.event.key, "revision": one.revision, "changed": one.changed, **shown})
             for field, (old, new) in one.changes.items():

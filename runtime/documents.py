@@ -92,6 +92,8 @@ def read_value(event: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], l
     meant = [EventRefused(event, name, f"there is no such field; did you mean {one[0]}?") for name, one in near.items() if one]
     given = {name: _weights(value) if name == "topics" else value for name, value in fields.items() if not near.get(name)}
     value, faults = read_fields(event, given)
+    named = {one[0] for one in near.values() if one}
+    faults = [one for one in faults if not (one.field in named and one.reason.startswith("is missing"))]
     faults = [*meant, *faults, *rules.faults_of_fields(event, value)]
     if not faults:
         try:

@@ -52,6 +52,8 @@ class Around:
     """State and reason of its provider's breaker, None when it is closed."""
     window_s: float = 0.0
     """How long after it became unknown its sink looks for it."""
+    alerts: str = "resend"
+    """What becomes of an alert that is not known by then: NEWSWIRE_ALERT_ON_UNKNOWN."""
 
 
 def around(settings: Settings, row: Mapping[str, Any]) -> Around:
@@ -61,7 +63,7 @@ def around(settings: Settings, row: Mapping[str, Any]) -> Around:
         found = connection.execute(_AROUND, values).fetchone()
     assert found is not None
     now, stops, breaker = found
-    return Around(now, stops, breaker, settings.unknown_window_s or WINDOW_S[row["channel"]])
+    return Around(now, stops, breaker, settings.unknown_window_s or WINDOW_S[row["channel"]], settings.alert_on_unknown)
 
 
 def waits_for(row: Mapping[str, Any], beside: Around) -> list[str]:
@@ -124,7 +126,7 @@ def _unknown(row: Mapping[str, Any], beside: Around) -> str:
     if row["channel"] == "webhook":
         return f"Whether it arrived is not known; its sink sends it again {look}, under the same id, which a receiver recognises."
     by = clock_time(row["outcome_at"] + timedelta(seconds=beside.window_s))
-    then = "sent again" if row["source_kind"] == "alert" else "held until a person decides"
+    then = "sent again" if row["source_kind"] == "alert" and beside.alerts == "resend" else "held until a person decides"
     return (
         f"Whether it arrived is not known; its sink looks {look} whether {_SIGNS[row['channel']]}, and goes on until {by}. "
         f"What is not known by then is {then}, unless its on_unknown says otherwise."

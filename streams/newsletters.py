@@ -80,7 +80,9 @@ class Newsletters:
 
         No content comes to this shard meanwhile, because its events are handled in order.
         """
-        if not space.may_take_long(state.content):
+        rules = slot["rules"]
+        rankings = {rules["ranking"], *(variant["ranking"] for variant in rules["variants"])}
+        if "blend" not in rankings or not space.may_take_long(state.content):
             return
         async with self._reducing:
             candidates = candidates_of(state, slot)

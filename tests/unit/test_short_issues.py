@@ -38,6 +38,7 @@ def test_an_issue_is_shorter_rather_than_filled_with_what_concerns_nobody():
     anna, nobody = (explain_newsletter(state, slot(), who, NOW) for who in (ANNA, person(4)))
     assert anna.because[1].startswith("Has 4 items and not 10: what else there is, they had or read before")
     assert nobody.because[-1].endswith("of what they follow or read about.")
+    assert [len(decide(state, exploration=0.5, max_items=most)["gated"]) for most in (1, 2, 3)] == [1, 1, 1]
     explored = decide(state, exploration=0.1)
     assert [len(entry["items"]) for entry in explored["chosen"]] == [5, 8, 10]
     assert [reasons(explored, entry)[-1] for entry in (0, 1)] == ["explore", "explore"]

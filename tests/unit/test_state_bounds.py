@@ -147,6 +147,14 @@ def test_who_becomes_known_too_late_begins_anew(again):
     assert state.table.dump() == other.table.dump()
 
 
+@pytest.mark.parametrize("again", [lambda state: state, restarted])
+def test_who_is_heard_of_again_after_too_long_begins_anew(again):
+    """Whether or not there was a snapshot in between."""
+    state = fold(NewsletterState(), at(NOW - UNKNOWN - DAY, clicked(ANNA, 1)), at(NOW, clicked(BEN, 1)))
+    state = fold(again(state), at(NOW, clicked(ANNA, 2)), at(NOW, registered(ANNA)))
+    assert read(state, ANNA) == 1
+
+
 def test_a_snapshot_of_alerts_leaves_out_who_is_not_known():
     """What was sent stays with whom it was sent to."""
     state = fold(AlertState(), at(NOW - UNKNOWN - DAY, preferred(ANNA)), at(NOW, reader(BEN, alerts=True)))
