@@ -65,9 +65,11 @@ def list_(output: Output, state: str, channel: str | None, source: str | None, r
     """List deliveries in a state, the newest first; it reads the whole ledger."""
     from sinks.history import LISTED, find
 
-    rows = find(Settings.load(), state, channel=channel, source=source, reason=reason, limit=limit)
+    rows = find(Settings.load(), state, channel=channel, source=source, reason=reason, limit=limit + 1)
     shown = LISTED if output.json_mode else BRIEF
-    output.table(f"Deliveries in state {state}", shown, [[row[LISTED.index(name)] for name in shown] for row in rows])
+    output.table(f"Deliveries in state {state}", shown, [[row[LISTED.index(name)] for name in shown] for row in rows[:limit]])
+    if len(rows) > limit:
+        output.say(f"These are the newest {limit}; --limit shows more, `newswire accounting` counts them.")
 
 
 @delivery.command(
@@ -95,7 +97,7 @@ def retry(
     settings, why = Settings.load(), reason_for(reason, dry_run)
     if bool(delivery_ids) == bool(source) or (failed_for and not source):
         raise InputError("delivery: name deliveries by their ids, or all that failed of a source with --source (and --failed)")
-    ids = list(delivery_ids) or failed_of(settings, source or "", failed_for)
+    ids = list(delivery_ids) or failed_of(settings, source or "", failed_for, unknown_too=unknown_too)
     word = "would be given back" if dry_run else "given back"
     rows = [
         (answer.delivery_id, word if answer.given_back else "refused", answer.detail)
@@ -106,9 +108,10 @@ def retry(
     ]
     if source:
         counts = Counter((answer, detail.partition(";")[0]) for _, answer, detail in rows)
-        output.table(
-            f"Failed deliveries of {source}", ["answer", "detail", "deliveries"], [(*row, n) for row, n in counts.items()]
-        )
+        title = f"{'Failed and unknown' if unknown_too else 'Failed'} deliveries of {source}"
+        output.table(title, ["answer", "detail", "deliveries"], [(*row, n) for row, n in counts.items()])
+        if not rows:
+            output.say(f"Nothing of {source} {'failed or is unknown' if unknown_too else 'failed'}.")
     else:
         output.table("", ["delivery_id", "answer", "detail"], rows)
     if any(answer != word for _, answer, _ in rows):

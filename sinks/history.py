@@ -38,7 +38,8 @@ ORDER BY coalesce(outcome_at, claimed_at) DESC LIMIT %(limit)s
 """
 _FAILED: Final[LiteralString] = """
 SELECT to_char(day, 'YYYYMMDD') || '-' || delivery_id FROM ledger.deliveries
-WHERE state = 'failed' AND source_id = %(source)s AND coalesce(reason = %(reason)s, true) ORDER BY day, delivery_id
+WHERE source_id = %(source)s AND (state = 'failed' AND coalesce(reason = %(reason)s, true) OR state = 'unknown' AND %(unknown)s)
+ORDER BY day, delivery_id
 """
 EDITS: Final[LiteralString] = """
 SELECT settled_at, state, subject, reason FROM ledger.edits
@@ -188,10 +189,13 @@ def find(
         return connection.execute(_LIST, values).fetchall()
 
 
-def failed_of(settings: Settings, source_id: str, reason: str | None) -> list[str]:
-    """Return the deliveries of a source that failed, of all attached days, in the order of their ids."""
+def failed_of(settings: Settings, source_id: str, reason: str | None, *, unknown_too: bool = False) -> list[str]:
+    """Return the deliveries of a source that failed (for a reason), of all attached days, in the order of their ids.
+
+    unknown_too: also those of which it is not known whether they arrived.
+    """
     with ledger_connection(settings) as connection:
-        rows = connection.execute(_FAILED, {"source": source_id, "reason": reason}).fetchall()
+        rows = connection.execute(_FAILED, {"source": source_id, "reason": reason, "unknown": unknown_too}).fetchall()
     return [delivery_id for (delivery_id,) in rows]
 
 

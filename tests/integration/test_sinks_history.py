@@ -175,10 +175,14 @@ def test_a_delivery_given_back_is_looked_at_again_before_it_is_sent(sinks: World
 
 def test_an_unknown_delivery_is_given_back_only_when_asked_for(sinks: World, ses: Process, sandbox: SandboxProcess) -> None:
     """It may have arrived: that has to be said; what bounced was sent, and is never given back."""
-    (request,) = sinks.requests(1, items=[sinks.publish()])
+    source = "daily@2026-11-22T09:17Z"
+    (request,) = sinks.requests(1, items=[sinks.publish()], source_id=source)
     sandbox.fault("ses", "drop_after_accept", count=1)
     sinks.deliver([request])
     wait_for_state(sinks, request, "unknown")
+    assert newswire(sinks, "delivery", "retry", "--source", source, "--dry-run") == []
+    (told,) = newswire(sinks, "delivery", "retry", "--source", source, "--unknown", "--dry-run")
+    assert (told["answer"], told["deliveries"]) == ("would be given back", 1)
     (told,) = newswire(sinks, "delivery", "retry", request["delivery_id"], "--reason", "x", code=1)
     assert told["detail"] == "it may have arrived (answer_lost); with --unknown it is sent all the same"
     sinks.ledger(
