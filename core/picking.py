@@ -68,7 +68,7 @@ class Picker:
         self._column = {name: position for position, name in enumerate(names)}
         self._mine = np.array([self._column[name] for name in state.table.topics.names], dtype=np.int64)
         self._wanted = np.array([self._column[name] for name in candidates.topic_names], dtype=np.int64)
-        self._covered = np.array([name in candidates.covered for name in names] or [False])
+        self._covered = np.array([self._column[name] for name in sorted(candidates.covered)], dtype=np.int64)
 
     def pick(self, rows: Rows, *, full: bool = False) -> Picked:
         """Return the items of these rows of the subscriber table; full: whether or not they concern the reader."""
@@ -111,9 +111,10 @@ class Picker:
             fitted = np.array([model.index.get(publication_id, -1) for publication_id, _ in keys], dtype=np.int64)
             place_of = np.full(len(model.items), -1, dtype=np.int64)
             place_of[fitted[fitted >= 0]] = np.flatnonzero(fitted >= 0)
+        telling = topics.telling(self._covered) | (~topics.weights.any(axis=1) & vectors.any(axis=1))
         candidate_of = np.full(len(content.items), -1, dtype=np.int64)
         candidate_of[self._candidates.index] = np.arange(len(self._candidates.index))
-        return _Read(topics, vectors, lines, fitted, place_of, candidate_of[reading.rows])
+        return _Read(topics, vectors, lines, fitted, place_of, candidate_of[reading.rows], telling)
 
     def _issues(
         self, rows: Rows, keys: list[bytes], reading: Reading, read: "_Read", texts: Texts, full: bool
@@ -155,9 +156,8 @@ class Picker:
         )
         codes = reasons(batch, chosen.candidate, chosen.propensity < 1, self._popular, texts)
         if not full and self._policy != "recent":
-            telling = read.topics.telling(self._covered) | (~read.topics.weights.any(axis=1) & read.vectors.any(axis=1))
-            weight = np.bincount(reading.owner, reading.share * telling[reading.place], minlength=len(rows))
-            known = (declared[:, self._covered[: declared.shape[1]]] > 0).any(axis=1) | (weight >= KNOWN)
+            weight = np.bincount(reading.owner, reading.share * read.telling[reading.place], minlength=len(rows))
+            known = (declared[:, self._covered] > 0).any(axis=1) | (weight >= KNOWN)
             over = np.flatnonzero(known & self._too_general(batch, chosen, codes, texts))
             for start in range(0, len(over), POOL_READERS):
                 some = over[start : start + POOL_READERS]
@@ -215,3 +215,5 @@ class _Read:
     """The other way round."""
     candidate: Rows
     """Place among the candidates, -1 for none: who read it has no need of it."""
+    telling: npt.NDArray[np.bool_]
+    """Whether to have read it tells what of the newsletter concerns a reader: it has a covered topic, or only a vector."""

@@ -80,9 +80,9 @@ class TopicLists:
         own = np.array([columns[name] for name in facts.topic_names] or [0], dtype=np.int64)
         return TopicLists(own[facts.topic_columns[rows]], facts.topic_weights[rows])
 
-    def telling(self, columns: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def telling(self, columns: Rows) -> npt.NDArray[np.bool_]:
         """Return which publications have one of these topics."""
-        return np.asarray((columns[self.columns] & (self.weights > 0)).any(axis=1))
+        return np.asarray((np.isin(self.columns, columns) & (self.weights > 0)).any(axis=1))
 
     def dense(self, width: int) -> Floats:
         """Return the topics as a matrix (publications, width)."""

@@ -23,6 +23,7 @@ _HELD: Final[LiteralString] = """
 SELECT channel, source_id, count(*) FROM ledger.deliveries
 WHERE state = 'retry' AND reason IN ('stopped', 'canary') AND reason = 'stopped' GROUP BY channel, source_id
 """
+"""The first condition on the reason is that of the index (sinks/sql/005_recall.sql)."""
 
 
 def _control(action: str, scope: str, name: str | None, reason: str) -> dict[str, Any]:

@@ -111,7 +111,10 @@ def test_a_later_foreign_copy_changes_nothing(world: World) -> None:
     (late,) = world.send(world.decision(1, "daily@1", 0, population=777))
     world.send(world.slot_due(1, "daily@2"))
     until(lambda: len(world.journal("j")) == 4, what="the next source")
-    applied = lambda: world.shown("j", process, 1).get("applied", {}).get(world.topics.decisions_bulk)  # noqa: E731
+
+    def applied() -> int | None:
+        return world.shown("j", process, 1).get("applied", {}).get(world.topics.decisions_bulk)
+
     until(lambda: applied() == late + 3, what="the state")
     assert world.shown("j", process, 1)["state"] == fold(world, 1)
     assert stop(process) == 0
